@@ -1,0 +1,52 @@
+#pragma once
+/// \file
+/// IEEE 754 binary16 as a storage type, so that the core depends on no device header.
+
+#include <bit>
+#include <cstdint>
+
+#include "kvquant/core/config.hpp"
+
+namespace kvquant {
+
+struct half {
+  std::uint16_t bits = 0;
+  friend constexpr bool operator==(half, half) = default;
+};
+static_assert(sizeof(half) == 2);
+
+/// Exact for every binary16 value, subnormals, infinities and NaN included.
+KVQ_HD constexpr float to_float(half h) noexcept {
+  std::uint32_t const sign = static_cast<std::uint32_t>(h.bits & 0x8000u) << 16;
+  std::uint32_t const exponent = (h.bits >> 10) & 0x1fu;
+  std::uint32_t const mantissa = h.bits & 0x3ffu;
+  if (exponent == 0) {  // zero or subnormal: mantissa * 2^-24, exact in binary32
+    float const magnitude = static_cast<float>(mantissa) * 0x1p-24f;
+    return sign != 0 ? -magnitude : magnitude;
+  }
+  std::uint32_t const wide_exponent = exponent == 0x1f ? 0xffu : exponent + (127 - 15);
+  return std::bit_cast<float>(sign | (wide_exponent << 23) | (mantissa << 13));
+}
+
+/// Rounds to nearest, ties to even; overflows to infinity; keeps NaN a NaN.
+KVQ_HD constexpr half to_half(float x) noexcept {
+  std::uint32_t const wide = std::bit_cast<std::uint32_t>(x);
+  auto const sign = static_cast<std::uint16_t>((wide >> 16) & 0x8000u);
+  std::uint32_t const magnitude = wide & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return {static_cast<std::uint16_t>(sign | 0x7e00u)};
+  if (magnitude >= 0x477ff000u) return {static_cast<std::uint16_t>(sign | 0x7c00u)};  // >= 65520 rounds up to 2^16
+  if (magnitude < 0x38800000u) {                                                      // below 2^-14: subnormal
+    // Adding 0.5 puts the unit of binary16's subnormals (2^-24) in the last place of binary32, whose own rounding is
+    // the one that is wanted.
+    float const aligned = std::bit_cast<float>(magnitude) + 0.5f;
+    return {static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(aligned) - 0x3f000000u))};
+  }
+  std::uint32_t const odd = (magnitude >> 13) & 1u;
+  std::uint32_t const rounded = magnitude - (112u << 23) + 0xfffu + odd;
+  return {static_cast<std::uint16_t>(sign | (rounded >> 13))};
+}
+
+/// `x` as it reads after being stored in binary16.
+KVQ_HD constexpr float round_to_half(float x) noexcept { return to_float(to_half(x)); }
+
+}  // namespace kvquant

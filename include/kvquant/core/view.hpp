@@ -1,0 +1,44 @@
+#pragma once
+/// \file
+/// A row-major matrix that somebody else owns (`std::mdspan` is C++23).
+
+#include <cstddef>
+#include <span>
+#include <type_traits>
+
+#include "kvquant/core/config.hpp"
+
+namespace kvquant {
+
+/// `rows` × `cols` elements; row `r` starts at `data + r * stride` (stride in elements, at least `cols`). Trivially
+/// copyable, so that it can be a kernel argument.
+template <class T>
+struct view2d {
+  T* data = nullptr;
+  std::size_t rows = 0;
+  std::size_t cols = 0;
+  std::size_t stride = 0;
+
+  constexpr view2d() = default;
+  KVQ_HD constexpr view2d(T* d, std::size_t r, std::size_t c) : data(d), rows(r), cols(c), stride(c) {}
+  KVQ_HD constexpr view2d(T* d, std::size_t r, std::size_t c, std::size_t s) : data(d), rows(r), cols(c), stride(s) {}
+
+  KVQ_HD constexpr T& operator()(std::size_t r, std::size_t c) const { return data[r * stride + c]; }
+  constexpr std::span<T> row(std::size_t r) const { return {data + r * stride, cols}; }
+  KVQ_HD constexpr bool empty() const { return rows == 0 || cols == 0; }
+
+  /// Rows [first, first + count).
+  KVQ_HD constexpr view2d middle_rows(std::size_t first, std::size_t count) const {
+    return {data + first * stride, count, cols, stride};
+  }
+  /// Columns [first, first + count): the channels of a KV head, say.
+  KVQ_HD constexpr view2d middle_cols(std::size_t first, std::size_t count) const {
+    return {data + first, rows, count, stride};
+  }
+
+  KVQ_HD constexpr operator view2d<T const>() const requires(!std::is_const_v<T>) { return {data, rows, cols, stride}; }
+};
+
+static_assert(std::is_trivially_copyable_v<view2d<float const>>);
+
+}  // namespace kvquant

@@ -1,0 +1,53 @@
+#pragma once
+/// \file
+/// Tokenizers rebuilt from a GGUF's own metadata: byte-level BPE and SentencePiece-style `llama`.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "runtime/gguf.hpp"
+
+namespace kvquant::runtime {
+
+using token_id = std::int32_t;
+
+struct encode_options {
+  bool add_special = true;  ///< put BOS (and EOS) where the metadata asks for them (`add_bos_token`, `add_eos_token`)
+  bool parse_special = false;  ///< recognise control tokens written out in the text ("<|im_start|>")
+};
+
+class tokenizer {
+ public:
+  /// Throws `unsupported` naming the model or pre-tokenizer that is not known, `bad_file` for broken vocabularies.
+  explicit tokenizer(gguf_file const& file);
+  tokenizer(tokenizer&&) noexcept;
+  tokenizer& operator=(tokenizer&&) noexcept;
+  ~tokenizer();
+
+  /// Any bytes are accepted; invalid UTF-8 is encoded byte by byte. decode(encode(s, {.add_special = false})) == s.
+  std::vector<token_id> encode(std::string_view text, encode_options options = {}) const;
+  /// Throws `bad_value` for an id outside the vocabulary.
+  std::string decode(std::span<token_id const> ids) const;
+  std::string piece(token_id id) const;  ///< what `id` decodes to inside a text
+
+  int vocabulary_size() const;
+  token_id bos() const;  ///< -1 if there is none
+  token_id eos() const;  ///< -1 if there is none
+  bool add_bos() const;
+  bool add_eos() const;
+  bool is_control(token_id id) const;
+  std::string_view model() const;          ///< "gpt2" or "llama", as in the metadata
+  std::string_view pre_tokenizer() const;  ///< "smollm", "llama-bpe", …; empty for "llama"
+  /// XXH3-128 of everything that decides ids (model, pre-tokenizer, tokens, merges, flags), 32 hex digits.
+  std::string const& hash() const;
+
+ private:
+  struct state;
+  std::unique_ptr<state> state_;
+};
+
+}  // namespace kvquant::runtime
