@@ -1,0 +1,96 @@
+#pragma once
+/// \file
+/// The result of a calibration: all that a cache needs to know to store one model's keys and values.
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kvquant/calibrate/statistics.hpp"
+#include "kvquant/core/error.hpp"
+#include "kvquant/quantize/key_side.hpp"
+#include "kvquant/quantize/q_norm.hpp"
+#include "kvquant/quantize/spec.hpp"
+#include "kvquant/quantize/value_side.hpp"
+
+namespace kvquant {
+
+/// Where an artifact comes from. Hashes are whatever identifies the thing to the runtime; an artifact serves the model
+/// of its `model_hash` alone.
+struct provenance {
+  std::string model_name, model_hash, tokenizer_hash, text_hash;
+  int samples = 0;         ///< windows
+  int context = 0;         ///< tokens per window
+  std::uint64_t seed = 0;  ///< of the windows' starts
+  std::string library_version = KVQUANT_VERSION;
+};
+
+/// What is the same whatever the datatypes.
+struct artifact_info {
+  std::string spec;  ///< `Spec::name()`
+  model_shape shape;
+  double outlier_fraction_k = 0, outlier_fraction_v = 0;
+  int sinks = 0;
+  key_space keys = key_space::pre_rope;
+  fit_weights weights = fit_weights::fisher;
+  bool q_norm = false;  ///< decode levels differ from encode levels
+  provenance origin;
+  std::string hash;  ///< of the file's content; empty until saved or loaded
+};
+
+/// The codebook of one side of one layer, and how well it fits the calibration values.
+struct codebook {
+  std::vector<float> levels;         ///< [2^bits], rising: what a value is compared with; empty for fixed formats
+  std::vector<float> decode_levels;  ///< [2^bits]: what a code reads as
+  q_norm norm;                       ///< decode = norm(level)
+  double objective = 0;              ///< Σ w (x' − decode)² over calibration, by the artifact's weights
+  double mass = 0;                   ///< Σ w
+  double outlier_rate = 0;           ///< of the calibration values
+};
+
+struct layer_artifact {
+  std::vector<value_range> key_ranges;  ///< [kv_channels]
+  codebook key, value;
+  std::vector<float> key_sensitivity, value_sensitivity;  ///< [kv_channels] Σ over calibration tokens of F
+};
+
+/// The table of format `F` that `book` describes.
+template <Format F>
+typename F::table table_of(codebook const& book) {
+  if constexpr (F::fitted)
+    return F::make_table(book.levels, book.decode_levels);
+  else
+    return F::default_table();
+}
+
+template <Spec S>
+struct artifact {
+  using key_format = typename S::key_format;
+  using value_format = typename S::value_format;
+
+  artifact_info info;
+  std::vector<layer_artifact> layers;
+
+  key_side<key_format> keys(int layer) const {
+    auto const& it = layers.at(static_cast<std::size_t>(layer));
+    return {it.key_ranges, table_of<key_format>(it.key), info.outlier_fraction_k > 0};
+  }
+  value_side<value_format> values(int layer) const {
+    auto const& it = layers.at(static_cast<std::size_t>(layer));
+    return {it.key_ranges.size(), table_of<value_format>(it.value), info.outlier_fraction_v};
+  }
+};
+
+/// Throws `bad_format` naming both models unless the artifact was made for the model of that hash and shape.
+inline void require_made_for(artifact_info const& info, std::string const& model_name, std::string const& model_hash,
+                             model_shape const& shape) {
+  bool const same_shape = info.shape.layers == shape.layers && info.shape.kv_heads == shape.kv_heads &&
+                          info.shape.head_dim == shape.head_dim;
+  require(info.origin.model_hash == model_hash && same_shape, errc::bad_format, "the artifact was made for \"",
+          info.origin.model_name, "\" (", info.shape.layers, " layers, ", info.shape.kv_heads, " KV heads x ",
+          info.shape.head_dim, ", hash ", info.origin.model_hash, "), the model is \"", model_name, "\" (",
+          shape.layers, " layers, ", shape.kv_heads, " KV heads x ", shape.head_dim, ", hash ", model_hash, ")");
+}
+
+}  // namespace kvquant

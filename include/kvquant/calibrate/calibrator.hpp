@@ -1,0 +1,182 @@
+#pragma once
+/// \file
+/// Two passes over a model's keys and values: the ranges of the key channels first, then weighted histograms within
+/// them.
+
+#include <cmath>
+#include <cstddef>
+#include <utility>
+#include <vector>
+
+#include "kvquant/calibrate/statistics.hpp"
+#include "kvquant/calibrate/tail_sketch.hpp"
+#include "kvquant/core/error.hpp"
+#include "kvquant/core/view.hpp"
+#include "kvquant/quantize/value_side.hpp"
+
+namespace kvquant {
+
+/// Gathers calibration statistics for all layers. Every view is [tokens, kv_channels] of one window, from its first
+/// token on. Calls for different layers may run on different threads. The result depends on the order of windows within
+/// a layer only by the rounding of sums.
+class calibrator {
+ public:
+  explicit calibrator(calibration_options const& options) : options_(options) {
+    validate(options_);
+    auto const channels = static_cast<std::size_t>(options_.kv_channels);
+    std::size_t const capacity = tail_sketch::capacity_for(options_.outlier_fraction_k, options_.max_tokens);
+    layers_.assign(static_cast<std::size_t>(options_.layers),
+                   {{}, side_statistics(channels, options_.bins), side_statistics(channels, options_.bins)});
+    tails_.assign(layers_.size(), std::vector(channels, tail_sketch(capacity)));
+  }
+
+  /// Statistics that were gathered before (read from a file), for merging or fitting.
+  calibrator(calibration_options const& options, std::vector<layer_statistics> layers)
+      : options_(options), layers_(std::move(layers)), frozen_(true) {
+    validate(options_);
+    require(layers_.size() == static_cast<std::size_t>(options_.layers), errc::bad_shape, "calibration: statistics of ",
+            layers_.size(), " layers, expected ", options_.layers);
+  }
+
+  calibration_options const& options() const { return options_; }
+  std::vector<layer_statistics> const& layers() const { return layers_; }
+  bool ranges_frozen() const { return frozen_; }
+
+  /// First pass. Throws `bad_value` naming layer, channel and token for what is not finite.
+  void observe_range(int layer, view2d<float const> k) {
+    require(!frozen_, errc::bad_value, "calibration: the key ranges are frozen, no more can be observed");
+    check(layer, k, "keys");
+    auto& tails = tails_[static_cast<std::size_t>(layer)];
+    for (std::size_t token = first_learned(); token < k.rows; ++token)
+      for (std::size_t channel = 0; channel < k.cols; ++channel) tails[channel].add(k(token, channel));
+  }
+
+  /// Ends the first pass: each channel's range runs between its f/2 and 1 − f/2 quantiles, as binary16.
+  void freeze_ranges() {
+    require(!frozen_, errc::bad_value, "calibration: the key ranges are frozen already");
+    for (std::size_t layer = 0; layer < layers_.size(); ++layer)
+      for (tail_sketch& tail : tails_[layer]) {
+        auto const [lower, upper] = tail.quantiles(options_.outlier_fraction_k / 2);
+        layers_[layer].key_ranges.push_back(make_range(lower, upper));
+      }
+    tails_.clear();
+    frozen_ = true;
+  }
+
+  /// Takes the frozen ranges of `other` instead of a first pass, so that what both observe can be merged.
+  void use_ranges_of(calibrator const& other) {
+    require(!frozen_ && other.frozen_ && other.layers_.size() == layers_.size() &&
+                other.options_.kv_channels == options_.kv_channels,
+            errc::bad_shape, "calibration: ranges of ", other.layers_.size(), " layers x ", other.options_.kv_channels,
+            " channels, expected frozen ones of ", layers_.size(), " x ", options_.kv_channels);
+    for (std::size_t layer = 0; layer < layers_.size(); ++layer)
+      layers_[layer].key_ranges = other.layers_[layer].key_ranges;
+    tails_.clear();
+    frozen_ = true;
+  }
+
+  /// Second pass. `k_fisher` and `v_fisher`: squared gradients of the loss, or both empty.
+  void observe(int layer, view2d<float const> k, view2d<float const> v, view2d<float const> k_fisher = {},
+               view2d<float const> v_fisher = {}) {
+    require(frozen_, errc::bad_value, "calibration: observe() before freeze_ranges()");
+    check(layer, k, "keys");
+    check(layer, v, "values");
+    require(k.rows == v.rows, errc::bad_shape, "calibration: layer ", layer, " has keys of ", k.rows,
+            " tokens and values of ", v.rows);
+    check_weights(layer, k_fisher, k.rows, "key weights");
+    check_weights(layer, v_fisher, k.rows, "value weights");
+    auto& statistics = layers_[static_cast<std::size_t>(layer)];
+    observe_keys(statistics, k, k_fisher);
+    observe_values(statistics.value, v, v_fisher);
+  }
+
+  /// Adds what `other` has seen. Throws `bad_shape` unless options (and ranges, once frozen) are the same.
+  void merge(calibrator const& other) {
+    require(options_ == other.options_ && frozen_ == other.frozen_, errc::bad_shape,
+            "calibration: statistics of other options cannot be merged");
+    for (std::size_t layer = 0; layer < layers_.size(); ++layer) {
+      if (!frozen_) {
+        for (std::size_t c = 0; c < tails_[layer].size(); ++c) tails_[layer][c].merge(other.tails_[layer][c]);
+        continue;
+      }
+      require(same_ranges(layer, other), errc::bad_shape, "calibration: layer ", layer,
+              " was observed within other key ranges; use the ranges of one for both");
+      layers_[layer].key += other.layers_[layer].key;
+      layers_[layer].value += other.layers_[layer].value;
+    }
+  }
+
+ private:
+  std::size_t first_learned() const { return static_cast<std::size_t>(options_.sinks); }
+
+  void check(int layer, view2d<float const> x, char const* side) const {
+    require(layer >= 0 && layer < options_.layers, errc::bad_shape, "calibration: layer ", layer, ", expected 0 to ",
+            options_.layers - 1);
+    require(x.cols == static_cast<std::size_t>(options_.kv_channels), errc::bad_shape, "calibration: layer ", layer,
+            ", ", side, " of ", x.cols, " channels, expected ", options_.kv_channels);
+    for (std::size_t token = 0; token < x.rows; ++token)
+      for (std::size_t channel = 0; channel < x.cols; ++channel)
+        if (!std::isfinite(x(token, channel))) [[unlikely]]
+          throw error{errc::bad_value, text("calibration: layer ", layer, ", ", side, ", channel ", channel, ", token ",
+                                            token, " is ", x(token, channel), ", expected a finite value")};
+  }
+
+  void check_weights(int layer, view2d<float const> weights, std::size_t tokens, char const* side) const {
+    if (weights.empty()) return;
+    check(layer, weights, side);
+    require(weights.rows == tokens, errc::bad_shape, "calibration: layer ", layer, ", ", side, " of ", weights.rows,
+            " tokens, expected ", tokens);
+  }
+
+  void observe_keys(layer_statistics& statistics, view2d<float const> k, view2d<float const> fisher) const {
+    side_statistics& side = statistics.key;
+    bool const has_outliers = options_.outlier_fraction_k > 0;
+    for (std::size_t channel = 0; channel < k.cols; ++channel) {
+      value_range const range = statistics.key_ranges[channel];
+      float const low = range.low(), high = range.high();
+      affine const map = affine_of(range);
+      for (std::size_t token = first_learned(); token < k.rows; ++token) {
+        float const x = k(token, channel);
+        double const weight = fisher.empty() ? -1.0 : static_cast<double>(fisher(token, channel));
+        if (weight > 0) side.sensitivity[channel] += weight;
+        ++side.values;
+        if (has_outliers && (x < low || x > high))
+          ++side.outliers;
+        else if (low < high)  // a channel of one value is exact with any codebook
+          side.add(map, x, weight);
+      }
+    }
+  }
+
+  void observe_values(side_statistics& side, view2d<float const> v, view2d<float const> fisher) const {
+    rank_selector selector(v.cols, options_.outlier_fraction_v);
+    std::vector<std::uint8_t> set_aside(v.cols);
+    for (std::size_t token = first_learned(); token < v.rows; ++token) {
+      value_range const range = selector.select(v.row(token));
+      affine const map = affine_of(range);
+      std::fill(set_aside.begin(), set_aside.end(), std::uint8_t{0});
+      for (auto const channels : {selector.smallest(), selector.largest()})
+        for (std::uint16_t const channel : channels) set_aside[channel] = 1;
+      side.values += v.cols;
+      side.outliers += selector.smallest().size() + selector.largest().size();
+      for (std::size_t channel = 0; channel < v.cols; ++channel) {
+        double const weight = fisher.empty() ? -1.0 : static_cast<double>(fisher(token, channel));
+        if (weight > 0) side.sensitivity[channel] += weight;
+        if (set_aside[channel] == 0 && range.low() < range.high()) side.add(map, v(token, channel), weight);
+      }
+    }
+  }
+
+  bool same_ranges(std::size_t layer, calibrator const& other) const {
+    auto const &a = layers_[layer].key_ranges, &b = other.layers_[layer].key_ranges;
+    return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                      [](value_range x, value_range y) { return x.lower == y.lower && x.upper == y.upper; });
+  }
+
+  calibration_options options_;
+  std::vector<layer_statistics> layers_;
+  std::vector<std::vector<tail_sketch>> tails_;  // [layers][channels]
+  bool frozen_ = false;
+};
+
+}  // namespace kvquant

@@ -1,0 +1,116 @@
+#pragma once
+/// \file
+/// The plain structs of calibration as JSON. Names are part of the file formats (docs/artifact_format.md).
+
+#include <array>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+#include "kvquant/calibrate/artifact.hpp"
+#include "kvquant/core/error.hpp"
+
+namespace kvquant {
+
+namespace detail {
+
+/// An enumerator by its place in `names`.
+template <class Enum, std::size_t N>
+Enum enum_from(nlohmann::json const& value, std::array<std::string_view, N> const& names, char const* what) {
+  auto const name = value.get<std::string>();
+  for (std::size_t i = 0; i < N; ++i)
+    if (names[i] == name) return static_cast<Enum>(i);
+  throw error{errc::bad_file, text("unknown ", what, " \"", name, "\"")};
+}
+
+inline constexpr std::array<std::string_view, 2> pairing_names = {"half_split", "interleaved"};
+inline constexpr std::array<std::string_view, 5> scaling_names = {"none", "linear", "ntk", "llama3", "yarn"};
+inline constexpr std::array<std::string_view, 2> key_space_names = {"pre_rope", "post_rope"};
+inline constexpr std::array<std::string_view, 4> weight_names = {"fisher", "fisher-unscaled", "activation", "none"};
+
+}  // namespace detail
+
+inline std::string_view to_string(key_space keys) { return detail::key_space_names[static_cast<std::size_t>(keys)]; }
+inline std::string_view to_string(rope_pairing pairing) {
+  return detail::pairing_names[static_cast<std::size_t>(pairing)];
+}
+inline std::string_view to_string(rope_scaling scaling) {
+  return detail::scaling_names[static_cast<std::size_t>(scaling)];
+}
+
+inline void to_json(nlohmann::json& out, rope_config const& rope) {
+  out = {{"enabled", rope.enabled},
+         {"pairing", to_string(rope.pairing)},
+         {"theta", rope.theta},
+         {"rotary_dim", rope.rotary_dim},
+         {"scaling", to_string(rope.scaling)},
+         {"factor", rope.factor},
+         {"original_context", rope.original_context},
+         {"low_frequency_factor", rope.low_frequency_factor},
+         {"high_frequency_factor", rope.high_frequency_factor},
+         {"beta_fast", rope.beta_fast},
+         {"beta_slow", rope.beta_slow},
+         {"attention_factor", rope.attention_factor},
+         {"frequency_factors", rope.frequency_factors}};
+}
+inline void from_json(nlohmann::json const& in, rope_config& rope) {
+  in.at("enabled").get_to(rope.enabled);
+  rope.pairing = detail::enum_from<rope_pairing>(in.at("pairing"), detail::pairing_names, "rope pairing");
+  in.at("theta").get_to(rope.theta);
+  in.at("rotary_dim").get_to(rope.rotary_dim);
+  rope.scaling = detail::enum_from<rope_scaling>(in.at("scaling"), detail::scaling_names, "rope scaling");
+  in.at("factor").get_to(rope.factor);
+  in.at("original_context").get_to(rope.original_context);
+  in.at("low_frequency_factor").get_to(rope.low_frequency_factor);
+  in.at("high_frequency_factor").get_to(rope.high_frequency_factor);
+  in.at("beta_fast").get_to(rope.beta_fast);
+  in.at("beta_slow").get_to(rope.beta_slow);
+  in.at("attention_factor").get_to(rope.attention_factor);
+  in.at("frequency_factors").get_to(rope.frequency_factors);
+}
+
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(model_shape, layers, q_heads, kv_heads, head_dim, rope)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(provenance, model_name, model_hash, tokenizer_hash, text_hash, samples, context,
+                                   seed, library_version)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(calibration_options, layers, kv_channels, outlier_fraction_k, outlier_fraction_v,
+                                   sinks, max_tokens, bins)
+
+inline void to_json(nlohmann::json& out, artifact_info const& info) {
+  out = {{"spec", info.spec},
+         {"shape", info.shape},
+         {"outlier_fraction_k", info.outlier_fraction_k},
+         {"outlier_fraction_v", info.outlier_fraction_v},
+         {"sinks", info.sinks},
+         {"keys", to_string(info.keys)},
+         {"weights", to_string(info.weights)},
+         {"q_norm", info.q_norm},
+         {"origin", info.origin}};
+}
+inline void from_json(nlohmann::json const& in, artifact_info& info) {
+  in.at("spec").get_to(info.spec);
+  in.at("shape").get_to(info.shape);
+  in.at("outlier_fraction_k").get_to(info.outlier_fraction_k);
+  in.at("outlier_fraction_v").get_to(info.outlier_fraction_v);
+  in.at("sinks").get_to(info.sinks);
+  info.keys = detail::enum_from<key_space>(in.at("keys"), detail::key_space_names, "key space");
+  info.weights = detail::enum_from<fit_weights>(in.at("weights"), detail::weight_names, "weights");
+  in.at("q_norm").get_to(info.q_norm);
+  in.at("origin").get_to(info.origin);
+}
+
+/// What a codebook's tensors do not hold.
+inline void to_json(nlohmann::json& out, codebook const& book) {
+  out = {{"q_norm", {book.norm.scale, book.norm.offset}},
+         {"objective", book.objective},
+         {"mass", book.mass},
+         {"outlier_rate", book.outlier_rate}};
+}
+inline void from_json(nlohmann::json const& in, codebook& book) {
+  in.at("q_norm").at(0).get_to(book.norm.scale);
+  in.at("q_norm").at(1).get_to(book.norm.offset);
+  in.at("objective").get_to(book.objective);
+  in.at("mass").get_to(book.mass);
+  in.at("outlier_rate").get_to(book.outlier_rate);
+}
+
+}  // namespace kvquant

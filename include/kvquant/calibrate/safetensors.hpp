@@ -1,0 +1,229 @@
+#pragma once
+/// \file
+/// The safetensors container: 8 bytes of header length (little endian), a JSON header, then the tensors' bytes.
+/// https://github.com/huggingface/safetensors#format
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "kvquant/core/atomic_file.hpp"
+#include "kvquant/core/error.hpp"
+#include "kvquant/core/half.hpp"
+
+namespace kvquant {
+
+static_assert(std::endian::native == std::endian::little,
+              "files hold little-endian numbers and are copied as they are");
+
+namespace detail {
+
+template <class T>
+inline constexpr std::string_view safetensors_dtype = {};
+template <>
+inline constexpr std::string_view safetensors_dtype<half> = "F16";
+template <>
+inline constexpr std::string_view safetensors_dtype<float> = "F32";
+template <>
+inline constexpr std::string_view safetensors_dtype<double> = "F64";
+template <>
+inline constexpr std::string_view safetensors_dtype<std::uint64_t> = "U64";
+template <>
+inline constexpr std::string_view safetensors_dtype<std::uint8_t> = "U8";
+
+inline std::size_t dtype_bytes(std::string_view dtype) {
+  constexpr std::array<std::pair<std::string_view, std::size_t>, 5> known = {
+      {{"F16", 2}, {"F32", 4}, {"F64", 8}, {"U64", 8}, {"U8", 1}}};
+  for (auto const& [name, bytes] : known)
+    if (name == dtype) return bytes;
+  throw error{errc::bad_file, text("tensor of type ", dtype, ", expected F16, F32, F64, U64 or U8")};
+}
+
+/// Throws `bad_file` where the product of the sizes and `element_bytes` exceeds `limit`.
+inline std::size_t tensor_bytes(std::span<std::size_t const> shape, std::size_t element_bytes, std::size_t limit) {
+  std::size_t bytes = element_bytes;
+  for (std::size_t const size : shape) {
+    require(size == 0 || bytes <= limit / size, errc::bad_file, "a tensor is larger than its file");
+    bytes *= size;
+  }
+  return bytes;
+}
+
+}  // namespace detail
+
+/// Collects tensors and writes them to a file that appears whole or not at all.
+class safetensors_writer {
+ public:
+  explicit safetensors_writer(std::map<std::string, std::string> metadata) : metadata_(std::move(metadata)) {}
+
+  /// Values are copied. Order of calls is order in the file.
+  template <class T>
+  void add(std::string const& name, std::vector<std::size_t> const& shape, std::span<T const> values) {
+    std::size_t const bytes = detail::tensor_bytes(shape, sizeof(T), SIZE_MAX);
+    require(bytes == values.size_bytes(), errc::bad_shape, "tensor \"", name, "\": ", values.size(),
+            " values do not fill its shape");
+    std::size_t const begin = data_.size();
+    auto const raw = std::as_bytes(values);
+    data_.insert(data_.end(), raw.begin(), raw.end());
+    header_[name] = {
+        {"dtype", detail::safetensors_dtype<T>}, {"shape", shape}, {"data_offsets", {begin, data_.size()}}};
+  }
+
+  std::span<std::byte const> data() const { return data_; }
+  void set_metadata(std::string const& key, std::string const& value) { metadata_[key] = value; }
+
+  /// The whole file.
+  std::vector<std::byte> bytes() const {
+    nlohmann::json header = header_;
+    header["__metadata__"] = metadata_;
+    std::string json = header.dump();
+    json.resize((json.size() + 7) / 8 * 8, ' ');  // so that the tensors are aligned
+    std::uint64_t const length = json.size();
+    std::vector<std::byte> file(sizeof length + json.size() + data_.size());
+    std::memcpy(file.data(), &length, sizeof length);
+    std::memcpy(file.data() + sizeof length, json.data(), json.size());
+    if (!data_.empty()) std::memcpy(file.data() + sizeof length + json.size(), data_.data(), data_.size());
+    return file;
+  }
+
+  void write(std::filesystem::path const& path) const {
+    atomic_file file(path);
+    file.write(bytes());
+    file.commit();
+  }
+
+ private:
+  nlohmann::json header_ = nlohmann::json::object();
+  std::map<std::string, std::string> metadata_;
+  std::vector<std::byte> data_;
+};
+
+/// A container that was read into memory. Nothing in it is trusted; whatever does not fit is `bad_file`, naming
+/// `origin`.
+class safetensors_file {
+ public:
+  static constexpr std::size_t largest_header_bytes = std::size_t{100} << 20;
+
+  static safetensors_file read(std::filesystem::path const& path) {
+    std::error_code code;
+    bool const regular = std::filesystem::is_regular_file(path, code);
+    require(regular, errc::bad_file, path.string(), ": ", code ? code.message() : "not a file");
+    std::vector<std::byte> bytes(std::filesystem::file_size(path));
+    std::ifstream in(path, std::ios::binary);
+    in.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+    require(in.good(), errc::bad_file, path.string(), ": cannot be read");
+    return {std::move(bytes), path.string()};
+  }
+
+  safetensors_file(std::vector<std::byte> bytes, std::string origin)
+      : bytes_(std::move(bytes)), origin_(std::move(origin)) {
+    try {
+      parse();
+    } catch (nlohmann::json::exception const& failure) {
+      throw error{errc::bad_file, text(origin_, ": the header is not what is expected: ", failure.what())};
+    } catch (error const& failure) {
+      throw error{failure.code, text(origin_, ": ", failure.what())};
+    }
+  }
+
+  std::string const& origin() const { return origin_; }
+  std::map<std::string, std::string> const& metadata() const { return metadata_; }
+  std::span<std::byte const> data() const { return std::span(bytes_).subspan(data_begin_); }
+
+  std::string const& metadata(std::string const& key) const {
+    auto const found = metadata_.find(key);
+    require(found != metadata_.end(), errc::bad_file, origin_, ": the metadata has no \"", key, "\"");
+    return found->second;
+  }
+
+  /// The values of a tensor, which must have that type and shape.
+  template <class T>
+  std::vector<T> get(std::string const& name, std::vector<std::size_t> const& shape) const {
+    auto const found = tensors_.find(name);
+    require(found != tensors_.end(), errc::bad_file, origin_, ": tensor \"", name, "\" is missing");
+    tensor const& it = found->second;
+    require(it.dtype == detail::safetensors_dtype<T> && it.shape == shape, errc::bad_file, origin_, ": tensor \"", name,
+            "\" is ", it.dtype, print(it.shape), ", expected ", detail::safetensors_dtype<T>, print(shape));
+    std::vector<T> values(it.bytes / sizeof(T));
+    if (!values.empty()) std::memcpy(values.data(), data().data() + it.begin, it.bytes);
+    return values;
+  }
+
+ private:
+  struct tensor {
+    std::string dtype;
+    std::vector<std::size_t> shape;
+    std::size_t begin, bytes;
+  };
+
+  static std::string print(std::vector<std::size_t> const& shape) {
+    std::string out = "[";
+    for (std::size_t const size : shape) out += (out.size() > 1 ? ", " : "") + std::to_string(size);
+    return out + "]";
+  }
+
+  void parse() {
+    std::uint64_t length = 0;
+    require(bytes_.size() >= sizeof length, errc::bad_file, "not a safetensors file: ", bytes_.size(), " bytes");
+    std::memcpy(&length, bytes_.data(), sizeof length);
+    require(length <= largest_header_bytes && length <= bytes_.size() - sizeof length, errc::bad_file,
+            "not a safetensors file: a header of ", length, " bytes in a file of ", bytes_.size());
+    data_begin_ = sizeof length + static_cast<std::size_t>(length);
+    auto const* const json = reinterpret_cast<char const*>(bytes_.data()) + sizeof length;
+    auto const header = nlohmann::json::parse(json, json + length);
+    for (auto const& [name, value] : header.items()) {
+      if (name == "__metadata__")
+        metadata_ = value.get<std::map<std::string, std::string>>();
+      else
+        tensors_.emplace(name, parse_tensor(name, value));
+    }
+    check_coverage();
+  }
+
+  tensor parse_tensor(std::string const& name, nlohmann::json const& value) const {
+    tensor it{value.at("dtype").get<std::string>(), value.at("shape").get<std::vector<std::size_t>>(), 0, 0};
+    auto const [begin, end] = value.at("data_offsets").get<std::pair<std::size_t, std::size_t>>();
+    require(begin <= end && end <= data().size(), errc::bad_file, "tensor \"", name, "\" lies at bytes ", begin, " to ",
+            end, " of ", data().size());
+    it.begin = begin;
+    it.bytes = detail::tensor_bytes(it.shape, detail::dtype_bytes(it.dtype), data().size());
+    require(it.bytes == end - begin, errc::bad_file, "tensor \"", name, "\": ", end - begin, " bytes for ", it.dtype,
+            print(it.shape));
+    return it;
+  }
+
+  /// Tensors follow one another without gap or overlap, up to the end.
+  void check_coverage() const {
+    std::vector<tensor const*> order;
+    for (auto const& [name, it] : tensors_) order.push_back(&it);
+    std::sort(order.begin(), order.end(), [](tensor const* a, tensor const* b) {
+      return std::pair(a->begin, a->bytes) < std::pair(b->begin, b->bytes);
+    });
+    std::size_t next = 0;
+    for (tensor const* it : order) {
+      require(it->begin == next, errc::bad_file, "tensors overlap or leave a gap at byte ", next, " of the data");
+      next = it->begin + it->bytes;
+    }
+    require(next == data().size(), errc::bad_file, data().size() - next, " bytes follow the last tensor");
+  }
+
+  std::vector<std::byte> bytes_;
+  std::string origin_;
+  std::map<std::string, std::string> metadata_;
+  std::map<std::string, tensor> tensors_;
+  std::size_t data_begin_ = 0;
+};
+
+}  // namespace kvquant

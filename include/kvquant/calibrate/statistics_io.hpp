@@ -1,0 +1,129 @@
+#pragma once
+/// \file
+/// Calibration statistics as files: kept to fit again without the model, and to merge what several machines saw.
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kvquant/calibrate/artifact_io.hpp"
+#include "kvquant/calibrate/calibrator.hpp"
+
+namespace kvquant {
+
+inline constexpr std::string_view statistics_kind = "kvquant-statistics";
+inline constexpr std::string_view statistics_version = "1";
+
+/// A calibrator's state together with what a fit needs to know of the model.
+struct saved_statistics {
+  calibrator statistics;
+  model_shape shape;
+  key_space keys = key_space::pre_rope;
+  provenance origin;
+};
+
+namespace detail {
+
+struct statistics_members {
+  std::string name;
+  side_statistics layer_statistics::*side;
+};
+inline std::array<statistics_members, 2> both_statistics() {
+  return {{{"key", &layer_statistics::key}, {"value", &layer_statistics::value}}};
+}
+
+inline void add_statistics(safetensors_writer& file, statistics_members const& it,
+                           std::vector<layer_statistics> const& layers) {
+  for (fit_weights const weights : all_fit_weights) {
+    std::vector<double> flat;
+    for (layer_statistics const& layer : layers)
+      for (moments const& bin : (layer.*it.side).of(weights).bins())
+        flat.insert(flat.end(), {bin.mass, bin.first, bin.second});
+    file.add<double>(it.name + "." + std::string(to_string(weights)),
+                     {layers.size(), flat.size() / layers.size() / 3, 3}, flat);
+  }
+  std::size_t const channels = (layers.front().*it.side).sensitivity.size();
+  add_stacked<double>(
+      file, it.name + ".sensitivity", layers.size(),
+      channels, [&](std::size_t layer) -> auto& { return (layers[layer].*it.side).sensitivity; });
+  std::vector<std::uint64_t> counts;
+  for (layer_statistics const& layer : layers)
+    counts.insert(counts.end(), {(layer.*it.side).values, (layer.*it.side).outliers});
+  file.add<std::uint64_t>(it.name + ".counts", {layers.size(), 2}, counts);
+}
+
+inline void get_statistics(safetensors_file const& file, statistics_members const& it,
+                           calibration_options const& options, std::vector<layer_statistics>& layers) {
+  for (fit_weights const weights : all_fit_weights) {
+    std::string const name = it.name + "." + std::string(to_string(weights));
+    auto const flat = file.get<double>(name, {layers.size(), options.bins, 3});
+    for (double const x : flat)
+      require(std::isfinite(x), errc::bad_file, "tensor \"", name, "\" holds ", x, ", expected finite values");
+    for (std::size_t layer = 0; layer < layers.size(); ++layer) {
+      auto const bins = (layers[layer].*it.side).of(weights).bins();
+      for (std::size_t bin = 0; bin < bins.size(); ++bin) {
+        double const* const at = flat.data() + (layer * bins.size() + bin) * 3;
+        require(at[0] >= 0, errc::bad_file, "tensor \"", name, "\" holds a negative mass");
+        bins[bin] = {at[0], at[1], at[2]};
+      }
+    }
+  }
+  auto sensitivity =
+      get_stacked<double>(file, it.name + ".sensitivity", layers.size(), static_cast<std::size_t>(options.kv_channels));
+  auto const counts = file.get<std::uint64_t>(it.name + ".counts", {layers.size(), 2});
+  for (std::size_t layer = 0; layer < layers.size(); ++layer) {
+    side_statistics& side = layers[layer].*it.side;
+    side.sensitivity = std::move(sensitivity[layer]);
+    side.values = counts[2 * layer];
+    side.outliers = counts[2 * layer + 1];
+  }
+}
+
+}  // namespace detail
+
+/// Writes statistics whose ranges are frozen; the file appears whole or not at all.
+inline void save(saved_statistics const& it, std::filesystem::path const& path) {
+  require(it.statistics.ranges_frozen(), errc::bad_value, "statistics: the key ranges are not frozen");
+  auto file = detail::begin_container(statistics_kind, statistics_version);
+  auto const& layers = it.statistics.layers();
+  detail::add_ranges(file, layers);
+  for (auto const& side : detail::both_statistics()) detail::add_statistics(file, side, layers);
+  detail::finish_container(
+      file,
+      {{"options", it.statistics.options()}, {"shape", it.shape}, {"keys", to_string(it.keys)}, {"origin", it.origin}});
+  file.write(path);
+}
+
+inline saved_statistics read_statistics(safetensors_file const& file) {
+  return detail::reading(file.origin(), [&] {
+    auto const description = detail::open_container(file, statistics_kind, statistics_version);
+    auto const options = description.at("options").get<calibration_options>();
+    validate(options);
+    auto const channels = static_cast<std::size_t>(options.kv_channels);
+    auto const layer_count = static_cast<std::size_t>(options.layers);
+    auto const bytes_needed =
+        8 * layer_count * detail::tensor_bytes(std::array{options.bins}, sizeof(moments), SIZE_MAX);
+    require(bytes_needed <= file.data().size(), errc::bad_file, "histograms of ", layer_count, " layers x ",
+            options.bins, " bins do not fit in ", file.data().size(), " bytes");
+    std::vector<layer_statistics> layers;
+    for (auto& ranges : detail::get_ranges(file, layer_count, channels))
+      layers.push_back(
+          {std::move(ranges), side_statistics(channels, options.bins), side_statistics(channels, options.bins)});
+    for (auto const& side : detail::both_statistics()) detail::get_statistics(file, side, options, layers);
+    saved_statistics it{calibrator(options, std::move(layers)), description.at("shape").get<model_shape>(),
+                        detail::enum_from<key_space>(description.at("keys"), detail::key_space_names, "key space"),
+                        description.at("origin").get<provenance>()};
+    validate(it.shape);
+    return it;
+  });
+}
+
+inline saved_statistics load_statistics(std::filesystem::path const& path) {
+  return read_statistics(safetensors_file::read(path));
+}
+
+}  // namespace kvquant

@@ -1,0 +1,47 @@
+#pragma once
+/// \file
+/// The affine map between a range of values and the codebook's [−1, 1].
+
+#include <limits>
+
+#include "kvquant/core/config.hpp"
+#include "kvquant/core/half.hpp"
+
+namespace kvquant {
+
+/// x = scale · x' + zero. The zero stays floating point: rounded to a code it ruins channels of one sign.
+struct affine {
+  float scale = 1.0f;
+  float zero = 0.0f;
+
+  KVQ_HD constexpr float normalise(float x) const noexcept { return (x - zero) / scale; }
+  KVQ_HD constexpr float restore(float x) const noexcept { return scale * x + zero; }
+};
+
+/// The range that a channel (keys) or a token (values) is quantized over, as stored: 32 bits.
+struct value_range {
+  half lower;
+  half upper;
+
+  KVQ_HD constexpr float low() const noexcept { return to_float(lower); }
+  KVQ_HD constexpr float high() const noexcept { return to_float(upper); }
+};
+static_assert(sizeof(value_range) == 4);
+
+inline constexpr float largest_half = 65504.0f;
+
+/// The range of binary16 values nearest to [lower, upper], kept finite.
+KVQ_HD constexpr value_range make_range(float lower, float upper) noexcept {
+  auto const finite = [](float x) { return x > largest_half ? largest_half : x < -largest_half ? -largest_half : x; };
+  return {to_half(finite(lower)), to_half(finite(upper))};
+}
+
+/// Takes [lower, upper] to [−1, 1]. A range of one value gets the smallest normal scale, so that everything decodes to
+/// that value.
+KVQ_HD constexpr affine affine_of(value_range range) noexcept {
+  float const half_width = (range.high() - range.low()) / 2;
+  float const smallest = std::numeric_limits<float>::min();
+  return {half_width > smallest ? half_width : smallest, (range.high() + range.low()) / 2};
+}
+
+}  // namespace kvquant

@@ -1,0 +1,95 @@
+#pragma once
+/// \file
+/// Values: one range per token over all KV heads, found when the token arrives, outliers by rank (KVQuant,
+/// section 3.4).
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <numeric>
+#include <span>
+#include <vector>
+
+#include "kvquant/core/error.hpp"
+#include "kvquant/format/format.hpp"
+#include "kvquant/quantize/affine.hpp"
+#include "kvquant/quantize/outlier.hpp"
+
+namespace kvquant {
+
+/// Splits tokens into a dense middle and `per_side` outliers at each end. Ranks, not quantiles: every token has the
+/// same number of outliers, whatever its ties. Holds scratch: one object per thread.
+class rank_selector {
+ public:
+  rank_selector(std::size_t channels, double outlier_fraction)
+      : per_side_(outliers_per_side(outlier_fraction, channels)), order_(channels) {
+    require(channels > 0 && channels <= 0x10000, errc::bad_shape, "values: ", channels,
+            " channels, expected 1 to 65536");
+  }
+
+  std::size_t channels() const { return order_.size(); }
+
+  /// The range of the middle, as stored. Order is by value, then by channel.
+  value_range select(std::span<float const> token) {
+    std::iota(order_.begin(), order_.end(), std::uint16_t{0});
+    auto const before = [token](std::uint16_t a, std::uint16_t b) {
+      return token[a] < token[b] || (token[a] == token[b] && a < b);
+    };
+    auto const first = order_.begin();
+    auto const low = first + static_cast<std::ptrdiff_t>(per_side_);
+    auto const high = order_.end() - 1 - static_cast<std::ptrdiff_t>(per_side_);
+    std::nth_element(first, low, order_.end(), before);
+    if (high != low) std::nth_element(low + 1, high, order_.end(), before);
+    value_range const range = make_range(token[*low], token[*high]);
+    std::sort(first, low);
+    std::sort(high + 1, order_.end());
+    return range;
+  }
+
+  /// Channels set aside by the last `select`, each rising.
+  std::span<std::uint16_t const> smallest() const { return std::span(order_).first(per_side_); }
+  std::span<std::uint16_t const> largest() const { return std::span(order_).last(per_side_); }
+
+ private:
+  std::size_t per_side_;
+  std::vector<std::uint16_t> order_;
+};
+
+/// Quantizes tokens to `x̂ = scale_t · level[code] + zero_t`.
+template <Format F>
+class value_side {
+ public:
+  using format = F;
+  using code_type = typename F::code_type;
+
+  value_side(std::size_t channels, typename F::table const& table, double outlier_fraction)
+      : table_(table), selector_(channels, outlier_fraction) {}
+
+  std::size_t channels() const { return selector_.channels(); }
+  typename F::table const& table() const { return table_; }
+
+  code_type encode(affine map, float x) const { return F::encode(table_, map.normalise(x)); }
+  float decode(affine map, code_type code) const { return map.restore(F::decode(table_, code)); }
+
+  /// One token: `codes` [channels]; `sink(outlier)` for the smallest by rising channel, then the largest. Returns the
+  /// token's range. `selector` is a copy of `make_selector()` that no other thread uses.
+  template <class Sink>
+  value_range quantize(std::span<float const> token, std::span<code_type> codes, rank_selector& selector,
+                       Sink&& sink) const {
+    value_range const range = selector.select(token);
+    affine const map = affine_of(range);
+    for (std::size_t channel = 0; channel < token.size(); ++channel) codes[channel] = encode(map, token[channel]);
+    for (auto const channels : {selector.smallest(), selector.largest()})
+      for (std::uint16_t const channel : channels)
+        sink(outlier{channel, residual_of(token[channel], decode(map, codes[channel]))});
+    return range;
+  }
+
+  rank_selector make_selector() const { return selector_; }
+
+ private:
+  typename F::table table_;
+  rank_selector selector_;
+};
+
+}  // namespace kvquant
