@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 
 namespace kvquant::runtime {
@@ -34,13 +35,15 @@ struct tensor_type_traits {
 
 /// None for a type that this runtime does not read.
 std::optional<tensor_type_traits> find_tensor_type(std::uint32_t gguf_number) noexcept;
+/// Throws `bad_format` for a value that is none of the enumerators.
 tensor_type_traits const& traits(tensor_type type);
 
 /// The name of any GGUF type number, also of those not readable here, for error texts ("IQ2_XXS"); "type 99" otherwise.
-std::string_view tensor_type_name(std::uint32_t gguf_number) noexcept;
+std::string tensor_type_name(std::uint32_t gguf_number);
 
-/// Decodes whole blocks: `out.size()` is a multiple of the block and `blocks` holds exactly that many. Plain loops,
-/// written so that the compiler vectorises them.
+/// Decodes whole blocks of any alignment: `out.size()` is a multiple of the type's block and `blocks` holds exactly
+/// that many, else `bad_shape`. Values are those of ggml's block formats, computed in binary32 without fused
+/// operations.
 void dequantize(tensor_type type, std::span<std::byte const> blocks, std::span<float> out);
 
 }  // namespace kvquant::runtime
