@@ -22,6 +22,10 @@ struct view2d {
   constexpr view2d() = default;
   KVQ_HD constexpr view2d(T* d, std::size_t r, std::size_t c) : data(d), rows(r), cols(c), stride(c) {}
   KVQ_HD constexpr view2d(T* d, std::size_t r, std::size_t c, std::size_t s) : data(d), rows(r), cols(c), stride(s) {}
+  /// A view to read through, of what another may write.
+  template <class U>
+  requires std::is_same_v<U const, T> KVQ_HD constexpr view2d(view2d<U> const& other)
+      : data(other.data), rows(other.rows), cols(other.cols), stride(other.stride) {}
 
   KVQ_HD constexpr T& operator()(std::size_t r, std::size_t c) const { return data[r * stride + c]; }
   constexpr std::span<T> row(std::size_t r) const { return {data + r * stride, cols}; }
@@ -35,8 +39,6 @@ struct view2d {
   KVQ_HD constexpr view2d middle_cols(std::size_t first, std::size_t count) const {
     return {data + first, rows, count, stride};
   }
-
-  KVQ_HD constexpr operator view2d<T const>() const requires(!std::is_const_v<T>) { return {data, rows, cols, stride}; }
 };
 
 static_assert(std::is_trivially_copyable_v<view2d<float const>>);
