@@ -1,0 +1,322 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <memory>
+#include <optional>
+#include <random>
+#include <utility>
+
+#include "kvquant/calibrate/artifact_io.hpp"
+#include "kvquant/calibrate/fit.hpp"
+#include "kvquant/calibrate/statistics_io.hpp"
+#include "runtime/simulation/artifact_simulator.hpp"
+#include "tools/kvquant/common.hpp"
+
+namespace kvquant::tool {
+
+namespace {
+
+enum class q_norm_choice { automatic, on, off };
+
+struct calibrate_options {
+  common_options common;
+  text_options text;
+  std::string model, output, statistics_out, ranges_from;
+  std::vector<std::string> from_statistics;
+  std::vector<int> bits = {3};
+  std::string format = "nuq";
+  double outliers = 0.01;
+  int samples = 16, context = 2048, sinks = 1;
+  fit_weights weights = fit_weights::fisher;
+  key_space keys = key_space::pre_rope;
+  q_norm_choice q_norm = q_norm_choice::automatic;
+  std::uint64_t seed = 0;
+};
+
+using window = std::vector<runtime::token_id>;
+
+/// `samples` windows of `context` tokens with random starts; with a BOS first where the model asks for one.
+std::vector<window> choose_windows(calibrate_options const& options, runtime::tokenizer const& tokenizer,
+                                   std::string const& content) {
+  auto const ids = tokenizer.encode(content, {.add_special = false, .parse_special = false});
+  std::size_t const bos = tokenizer.add_bos() ? 1 : 0;
+  std::size_t const length = static_cast<std::size_t>(options.context) - bos;
+  require(ids.size() >= length, errc::bad_value, options.text.path, ": ", ids.size(),
+          " tokens, expected at least one window of ", length, " (--context)");
+  std::mt19937_64 random(options.seed);
+  std::vector<window> windows;
+  for (int sample = 0; sample < options.samples; ++sample) {
+    auto const start = static_cast<std::ptrdiff_t>(random() % (ids.size() - length + 1));
+    window one(bos, tokenizer.bos());
+    one.insert(one.end(), ids.begin() + start, ids.begin() + start + static_cast<std::ptrdiff_t>(length));
+    windows.push_back(std::move(one));
+  }
+  return windows;
+}
+
+/// First pass: the ranges of the key channels.
+class range_observer final : public runtime::kv_hook {
+ public:
+  range_observer(calibrator& statistics, key_space space) : statistics_(statistics), space_(space) {}
+  void keys_pre_rope(int layer, view2d<float> k) override {
+    if (space_ == key_space::pre_rope) statistics_.observe_range(layer, k);
+  }
+  void keys_post_rope(int layer, view2d<float> k) override {
+    if (space_ == key_space::post_rope) statistics_.observe_range(layer, k);
+  }
+
+ private:
+  calibrator& statistics_;
+  key_space space_;
+};
+
+/// Second pass where no gradients are wanted.
+class value_observer final : public runtime::kv_hook {
+ public:
+  value_observer(calibrator& statistics, key_space space) : statistics_(statistics), space_(space) {}
+  void keys_pre_rope(int layer, view2d<float> k) override {
+    if (space_ == key_space::pre_rope) statistics_.observe_keys(layer, k);
+  }
+  void keys_post_rope(int layer, view2d<float> k) override {
+    if (space_ == key_space::post_rope) statistics_.observe_keys(layer, k);
+  }
+  void values(int layer, view2d<float> v) override { statistics_.observe_values(layer, v); }
+
+ private:
+  calibrator& statistics_;
+  key_space space_;
+};
+
+view2d<float const> view(runtime::matrix const& m) {
+  return {m.data(), static_cast<std::size_t>(m.rows()), static_cast<std::size_t>(m.cols())};
+}
+
+/// F: squared gradients.
+runtime::matrix squared(view2d<float const> gradient) {
+  runtime::matrix out(static_cast<Eigen::Index>(gradient.rows), static_cast<Eigen::Index>(gradient.cols));
+  for (std::size_t row = 0; row < gradient.rows; ++row)
+    std::transform(gradient.row(row).begin(), gradient.row(row).end(), out.row(static_cast<Eigen::Index>(row)).data(),
+                   [](float g) { return g * g; });
+  return out;
+}
+
+void observe_with_gradients(calibrator& statistics, key_space space, runtime::model const& model, window const& ids) {
+  model.loss_and_gradients(ids, [&](int layer, runtime::kv_gradients const& it) {
+    bool const pre = space == key_space::pre_rope;
+    runtime::matrix const k_fisher = squared(pre ? it.dk_pre_rope : it.dk_post_rope), v_fisher = squared(it.dv);
+    statistics.observe(layer, pre ? it.k_pre_rope : it.k_post_rope, it.v, view(k_fisher), view(v_fisher));
+  });
+}
+
+calibration_options statistics_options(calibrate_options const& options, runtime::model_config const& config) {
+  return {.layers = config.layers,
+          .kv_channels = config.kv_channels(),
+          .outlier_fraction_k = options.outliers,
+          .outlier_fraction_v = options.outliers,
+          .sinks = options.sinks,
+          .max_tokens = static_cast<std::size_t>(options.samples) * static_cast<std::size_t>(options.context)};
+}
+
+calibrator gather(calibrate_options const& options, loaded_model& loaded, std::vector<window> const& windows) {
+  calibrator statistics(statistics_options(options, loaded.model.config()));
+  bool const has_ranges = !options.ranges_from.empty();
+  progress bar("calibrating", windows.size() * (has_ranges ? 3 : 4), options.common.quiet);
+  if (has_ranges) {
+    statistics.use_ranges_of(load_statistics(options.ranges_from).statistics);
+  } else {
+    range_observer ranges(statistics, options.keys);
+    for (window const& ids : windows) {
+      loaded.model.forward(ids, &ranges);
+      bar.advance();
+    }
+    statistics.freeze_ranges();
+  }
+  value_observer values(statistics, options.keys);
+  for (window const& ids : windows) {
+    if (uses_fisher(options.weights))
+      observe_with_gradients(statistics, options.keys, loaded.model, ids);
+    else
+      loaded.model.forward(ids, &values);
+    bar.advance(3);  // a pass with gradients costs about three without
+  }
+  return statistics;
+}
+
+/// Mean loss over the first windows with an artifact at work.
+template <Spec S>
+double simulated_loss(artifact<S> const& it, loaded_model& loaded, std::vector<window> const& windows) {
+  constexpr std::size_t most_windows = 2;
+  runtime::artifact_simulator<S> hook(it, it.info.spec, loaded.pool);
+  double sum = 0;
+  std::size_t predictions = 0;
+  for (std::size_t i = 0; i < std::min(most_windows, windows.size()); ++i) {
+    runtime::matrix const hidden = loaded.model.forward(windows[i], &hook);
+    auto const targets = std::span(windows[i]).subspan(1);
+    for (double const nll :
+         runtime::negative_log_likelihood(loaded.model, view(hidden).middle_rows(0, targets.size()), targets))
+      sum += nll;
+    predictions += targets.size();
+  }
+  return sum / static_cast<double>(predictions);
+}
+
+/// One calibration: where its statistics come from, and the model if it is at hand.
+struct calibration {
+  saved_statistics saved;
+  loaded_model* loaded = nullptr;
+  std::vector<window> windows;
+};
+
+/// `auto` asks the model, and only at 2 bits, where rounding shifts moments enough to matter.
+template <Spec S>
+artifact<S> fit_with_q_norm(calibrate_options const& options, calibration const& from) {
+  fit_options how{from.saved.shape, from.saved.keys, options.weights, options.q_norm == q_norm_choice::on,
+                  from.saved.origin};
+  artifact<S> plain = fit<S>(from.saved.statistics, how);
+  bool const try_both = options.q_norm == q_norm_choice::automatic && S::key_format::fitted &&
+                        S::key_format::bits <= 2 && from.loaded != nullptr;
+  if (!try_both) return plain;
+  how.q_norm = true;
+  artifact<S> normed = fit<S>(from.saved.statistics, how);
+  return simulated_loss(normed, *from.loaded, from.windows) < simulated_loss(plain, *from.loaded, from.windows) ? normed
+                                                                                                                : plain;
+}
+
+std::string output_path(calibrate_options const& options, int bits) {
+  std::string path = options.output;
+  if (path.empty())
+    path = fs::path(options.model.empty() ? options.from_statistics.front() : options.model).stem().string() + "-" +
+           options.format + "{bits}.kvq";
+  std::string const placeholder = "{bits}";
+  if (auto const at = path.find(placeholder); at != std::string::npos)
+    return path.replace(at, placeholder.size(), std::to_string(bits));
+  require(options.bits.size() == 1, errc::bad_value, "-o ", path, ": several --bits need {bits} in the name");
+  return path;
+}
+
+/// Mean weighted squared error of normalised values, in dB: what a further bit should lower by about 6.
+double decibels(std::vector<layer_artifact> const& layers, codebook layer_artifact::*side) {
+  double error = 0, mass = 0;
+  for (layer_artifact const& layer : layers) {
+    error += (layer.*side).objective;
+    mass += (layer.*side).mass;
+  }
+  return error > 0 && mass > 0 ? 10 * std::log10(error / mass) : 0;
+}
+
+void write_artifacts(calibrate_options const& options, calibration const& from) {
+  std::vector<std::vector<std::string>> table = {{"artifact", "format", "keys, dB", "values, dB", "Q-Norm", "hash"}};
+  nlohmann::json rows = nlohmann::json::array();
+  for (int const bits : options.bits) {
+    std::string const path = output_path(options, bits);
+    visit_spec(options.format + std::to_string(bits), [&]<class S>(std::type_identity<S>) {
+      artifact<S> it = fit_with_q_norm<S>(options, from);
+      save(it, path);
+      double const key = decibels(it.layers, &layer_artifact::key), value = decibels(it.layers, &layer_artifact::value);
+      table.push_back({path, it.info.spec, fmt::format("{:.2f}", key), fmt::format("{:.2f}", value),
+                       it.info.q_norm ? "on" : "off", it.info.hash});
+      rows.push_back({{"path", path},
+                      {"spec", it.info.spec},
+                      {"key_error_db", key},
+                      {"value_error_db", value},
+                      {"q_norm", it.info.q_norm},
+                      {"hash", it.info.hash}});
+    });
+  }
+  write_json(options.common.json, {{"rows", rows}});
+  if (!options.common.quiet) print_table(table);
+}
+
+saved_statistics merge_statistics(std::vector<std::string> const& paths) {
+  saved_statistics merged = load_statistics(paths.front());
+  for (std::size_t i = 1; i < paths.size(); ++i) {
+    saved_statistics const next = load_statistics(paths[i]);
+    require(next.origin.model_hash == merged.origin.model_hash && next.keys == merged.keys, errc::bad_format, paths[i],
+            ": statistics of \"", next.origin.model_name, "\" (", next.origin.model_hash, "), expected those of \"",
+            merged.origin.model_name, "\" (", merged.origin.model_hash, ")");
+    merged.statistics.merge(next.statistics);
+    merged.origin.samples += next.origin.samples;
+    merged.origin.text_hash += "+" + next.origin.text_hash;
+  }
+  return merged;
+}
+
+void check_before_work(calibrate_options const& options) {
+  for (int const bits : options.bits) {
+    visit_spec(options.format + std::to_string(bits), [](auto) {});
+    output_path(options, bits);
+  }
+  require(options.model.empty() != options.from_statistics.empty(), errc::bad_value,
+          "calibrate: expected either a MODEL or --from-stats");
+}
+
+void calibrate(calibrate_options const& options) {
+  check_before_work(options);
+  if (!options.from_statistics.empty()) {
+    calibration from{merge_statistics(options.from_statistics), nullptr, {}};
+    write_artifacts(options, from);
+    if (!options.statistics_out.empty()) save(from.saved, options.statistics_out);
+    return;
+  }
+  require(!options.text.path.empty(), errc::bad_value, "calibrate: --text is missing");
+  std::string const content = read_text(options.text);
+  loaded_model loaded(options.model, options.common.threads);
+  auto const& config = loaded.model.config();
+  std::vector<window> windows = choose_windows(options, loaded.tokenizer, content);
+  provenance const origin{config.name,        loaded.file.hash(), loaded.tokenizer.hash(),
+                          text_hash(content), options.samples,    options.context,
+                          options.seed};
+  calibration from{
+      {gather(options, loaded, windows), runtime::shape_of(config), options.keys, origin}, &loaded, windows};
+  if (!options.statistics_out.empty()) save(from.saved, options.statistics_out);
+  write_artifacts(options, from);
+}
+
+}  // namespace
+
+void add_calibrate(CLI::App& app) {
+  auto* const command = app.add_subcommand("calibrate", "learn codebooks and ranges from a model and a text");
+  auto const options = std::make_shared<calibrate_options>();
+  command->add_option("MODEL", options->model, "GGUF file");
+  add_text(*command, options->text);
+  command->add_option("-o,--output", options->output, "artifact to write; {bits} stands for the width")
+      ->type_name("FILE");
+  command->add_option("--bits", options->bits, "widths, all from one pass: 4,3,2")
+      ->delimiter(',')
+      ->capture_default_str();
+  command->add_option("--format", options->format, "datatype family: nuq, nf or int")->capture_default_str();
+  command->add_option("--outliers", options->outliers, "fraction of values kept sparse")
+      ->check(CLI::Range(0.0, 0.5))
+      ->capture_default_str();
+  command->add_option("--samples", options->samples, "windows")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  command->add_option("--context", options->context, "tokens per window")
+      ->check(CLI::Range(2, 1 << 24))
+      ->capture_default_str();
+  command->add_option("--sinks", options->sinks, "first tokens kept exact")
+      ->check(CLI::Range(0, 1 << 16))
+      ->capture_default_str();
+  add_choice<fit_weights>(*command, "--weights", options->weights, "by what a value counts in the fit",
+                          {{"fisher", fit_weights::fisher},
+                           {"fisher-unscaled", fit_weights::fisher_unscaled},
+                           {"activation", fit_weights::activation},
+                           {"none", fit_weights::none}});
+  add_choice<key_space>(*command, "--keys", options->keys, "where keys are quantized",
+                        {{"pre-rope", key_space::pre_rope}, {"post-rope", key_space::post_rope}});
+  add_choice<q_norm_choice>(
+      *command, "--q-norm", options->q_norm,
+      "decode levels with the moments restored; auto: where it lowers the loss at 2 bits",
+      {{"auto", q_norm_choice::automatic}, {"on", q_norm_choice::on}, {"off", q_norm_choice::off}});
+  command->add_option("--seed", options->seed, "of the windows' starts")->capture_default_str();
+  command->add_option("--stats", options->statistics_out, "keep the statistics of the pass")->type_name("FILE");
+  command
+      ->add_option("--ranges", options->ranges_from, "use the key ranges of these statistics, to be merged with them")
+      ->type_name("STATS");
+  command->add_option("--from-stats", options->from_statistics, "fit these (merged) statistics again, without a model")
+      ->type_name("STATS");
+  add_common(*command, options->common);
+  command->callback([options] { calibrate(*options); });
+}
+
+}  // namespace kvquant::tool

@@ -1,0 +1,117 @@
+#include "tools/kvquant/common.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <iterator>
+#include <utility>
+
+#include "kvquant/core/atomic_file.hpp"
+#include "kvquant/core/error.hpp"
+#include "kvquant/core/hash.hpp"
+
+namespace kvquant::tool {
+
+void add_common(CLI::App& command, common_options& options) {
+  command.add_option("--json", options.json, "write what the table shows to this file")->type_name("FILE");
+  command.add_option("--threads", options.threads, "worker threads; 0: one per hardware thread")
+      ->check(CLI::Range(0, 1024));
+  command.add_flag("--quiet", options.quiet, "no progress bar, no table");
+}
+
+CLI::Option* add_text(CLI::App& command, text_options& options) {
+  command.add_option("--remove", options.remove, "delete this string from the text first (may be repeated)")
+      ->type_name("STRING");
+  return command.add_option("--text", options.path, "plain text, UTF-8")->type_name("FILE");
+}
+
+std::string read_text(text_options const& options) {
+  std::error_code code;
+  require(fs::is_regular_file(options.path, code), errc::bad_file, options.path, ": ",
+          code ? code.message() : "not a file");
+  std::ifstream in(options.path, std::ios::binary);
+  std::string content{std::istreambuf_iterator<char>(in), {}};
+  require(!in.bad() && in.is_open(), errc::bad_file, options.path, ": cannot be read");
+  for (std::string const& unwanted : options.remove) {
+    if (unwanted.empty()) continue;
+    std::string kept;
+    std::size_t from = 0;
+    for (std::size_t at = content.find(unwanted); at != std::string::npos; at = content.find(unwanted, from)) {
+      kept.append(content, from, at - from);
+      from = at + unwanted.size();
+    }
+    content = kept.append(content, from);
+  }
+  require(!content.empty(), errc::bad_value, options.path, ": the text is empty");
+  return content;
+}
+
+std::string text_hash(std::string const& text) {
+  fingerprint hash;
+  hash.add(std::string_view(text));
+  return hash.hex();
+}
+
+progress::progress(std::string label, std::size_t total, bool quiet)
+    : label_(std::move(label)),
+      total_(total),
+      shown_(!quiet && total > 0 && isatty(STDERR_FILENO) != 0),
+      start_(std::chrono::steady_clock::now()) {
+  draw();
+}
+
+progress::~progress() {
+  if (shown_) fmt::print(stderr, "\r\033[K");
+}
+
+void progress::advance(std::size_t steps) {
+  done_ = std::min(total_, done_ + steps);
+  draw();
+}
+
+void progress::draw() {
+  if (!shown_) return;
+  constexpr std::size_t width = 30;
+  double const share = static_cast<double>(done_) / static_cast<double>(total_);
+  auto const filled = static_cast<std::size_t>(share * static_cast<double>(width));
+  std::string left;
+  if (done_ > 0) {
+    double const spent = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+    auto const seconds = static_cast<int>(std::lround(spent * (1 - share) / share));
+    left = fmt::format(", {:02}:{:02} left", seconds / 60, seconds % 60);
+  }
+  fmt::print(stderr, "\r\033[K{} [{:#>{}}{:.>{}}] {:3.0f} %{}", label_, "", filled, "", width - filled, 100 * share,
+             left);
+  std::fflush(stderr);
+}
+
+void print_table(std::vector<std::vector<std::string>> const& rows) {
+  auto const code_points = [](std::string const& cell) {  // what fmt pads to
+    return static_cast<std::size_t>(std::count_if(
+        cell.begin(), cell.end(), [](char byte) { return (static_cast<unsigned char>(byte) & 0xc0) != 0x80; }));
+  };
+  std::vector<std::size_t> widths;
+  for (auto const& row : rows) {
+    widths.resize(std::max(widths.size(), row.size()));
+    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], code_points(row[i]));
+  }
+  for (auto const& row : rows) {
+    std::string line;
+    for (std::size_t i = 0; i < row.size(); ++i)
+      line += i == 0 ? fmt::format("{:<{}}", row[i], widths[i]) : fmt::format("  {:>{}}", row[i], widths[i]);
+    fmt::print("{}\n", line);
+  }
+}
+
+void write_json(std::string const& path, nlohmann::json const& value) {
+  if (path.empty()) return;
+  atomic_file file(path);
+  file.write(value.dump(2) + "\n");
+  file.commit();
+}
+
+}  // namespace kvquant::tool

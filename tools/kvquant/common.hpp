@@ -1,0 +1,96 @@
+#pragma once
+/// \file
+/// What the subcommands share: options, progress, tables, files.
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cstddef>
+#include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "backends/cpu/thread_pool.hpp"
+#include "runtime/gguf.hpp"
+#include "runtime/model.hpp"
+#include "runtime/tokenizer.hpp"
+
+namespace kvquant::tool {
+
+namespace fs = std::filesystem;
+
+struct common_options {
+  std::string json;  ///< file to write what the table shows to
+  int threads = 0;   ///< 0: one per hardware thread
+  bool quiet = false;
+};
+void add_common(CLI::App& command, common_options& options);
+
+/// An option that names one of `choices`.
+template <class T>
+CLI::Option* add_choice(CLI::App& command, std::string const& name, T& chosen, std::string const& description,
+                        std::map<std::string, T> const& choices) {
+  std::vector<std::string> names;
+  for (auto const& [choice, value] : choices) names.push_back(choice);
+  return command
+      .add_option_function<std::string>(
+          name, [&chosen, choices](std::string const& choice) { chosen = choices.at(choice); }, description)
+      ->check(CLI::IsMember(names));
+}
+
+/// How a text becomes tokens.
+struct text_options {
+  std::string path;
+  std::vector<std::string> remove;  ///< strings to delete before tokenizing
+};
+CLI::Option* add_text(CLI::App& command, text_options& options);
+
+/// The text without what is to be removed. Throws `bad_file` if it cannot be read, `bad_value` if nothing is left.
+std::string read_text(text_options const& options);
+
+/// A fingerprint of a text, for provenance: 16 hexadecimal digits.
+std::string text_hash(std::string const& text);
+
+/// A model and all that stands on it.
+struct loaded_model {
+  cpu::thread_pool pool;
+  runtime::gguf_file file;
+  runtime::tokenizer tokenizer;
+  runtime::model model;
+
+  loaded_model(std::string const& path, int threads)
+      : pool(threads), file(runtime::gguf_file::open(path)), tokenizer(file), model(file, pool) {}
+};
+
+/// "label [#####.....] 43 % 00:12 left" on a terminal's stderr; silent anywhere else.
+class progress {
+ public:
+  progress(std::string label, std::size_t total, bool quiet);
+  progress(progress const&) = delete;
+  progress& operator=(progress const&) = delete;
+  ~progress();
+  void advance(std::size_t steps = 1);
+
+ private:
+  void draw();
+  std::string label_;
+  std::size_t total_, done_ = 0;
+  bool shown_;
+  std::chrono::steady_clock::time_point start_;
+};
+
+/// Columns padded to their widest cell; the first column to the left, the others to the right.
+void print_table(std::vector<std::vector<std::string>> const& rows);
+
+/// Writes `value` to `path` if one was given; the file appears whole or not at all.
+void write_json(std::string const& path, nlohmann::json const& value);
+
+/// Adds the subcommand to `app`.
+void add_calibrate(CLI::App& app);
+void add_eval(CLI::App& app);
+void add_inspect(CLI::App& app);
+void add_tokenize(CLI::App& app);
+
+}  // namespace kvquant::tool

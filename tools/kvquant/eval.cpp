@@ -1,0 +1,206 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <memory>
+#include <numeric>
+#include <utility>
+
+#include "kvquant/core/error.hpp"
+#include "runtime/scoring.hpp"
+#include "runtime/simulation/artifact_simulator.hpp"
+#include "runtime/simulation/baselines.hpp"
+#include "tools/kvquant/common.hpp"
+#include "tools/kvquant/npy.hpp"
+
+namespace kvquant::tool {
+
+namespace {
+
+struct eval_options {
+  common_options common;
+  text_options text;
+  std::string model, nll_out;
+  std::vector<std::string> artifacts, baselines = {"f16"};
+  std::string mode = "simulated";
+  int context = 1024;
+  std::size_t tokens = 0;
+};
+
+/// One row of the table: a cache, and what each prediction came to with it.
+struct eval_row {
+  std::unique_ptr<runtime::simulator> cache;
+  std::vector<double> nll, kl;  // [predictions] nats
+  std::size_t top1_agrees = 0;
+
+  void append(runtime::token_scores const& scores) {
+    nll.insert(nll.end(), scores.nll.begin(), scores.nll.end());
+    kl.insert(kl.end(), scores.kl.begin(), scores.kl.end());
+    top1_agrees += static_cast<std::size_t>(std::count(scores.top1_agrees.begin(), scores.top1_agrees.end(), 1));
+  }
+};
+
+struct summary {
+  double perplexity, delta_percent, delta_nll, delta_nll_se, kl_mean, kl_p999, top1_agreement, bits_per_element;
+};
+
+double mean(std::vector<double> const& x) {
+  return std::accumulate(x.begin(), x.end(), 0.0) / static_cast<double>(x.size());
+}
+
+/// The order statistic of rank ceil(q n).
+double quantile(std::vector<double> x, double q) {
+  auto const rank = static_cast<std::ptrdiff_t>(std::ceil(q * static_cast<double>(x.size()))) - 1;
+  auto const at = x.begin() + std::max<std::ptrdiff_t>(rank, 0);
+  std::nth_element(x.begin(), at, x.end());
+  return *at;
+}
+
+/// `base` is the row that everything is compared with, prediction by prediction.
+summary summarise(eval_row const& row, eval_row const& base) {
+  std::vector<double> delta(row.nll.size());
+  std::transform(row.nll.begin(), row.nll.end(), base.nll.begin(), delta.begin(), std::minus<>{});
+  double const shift = mean(delta);
+  double squares = 0;
+  for (double const d : delta) squares += (d - shift) * (d - shift);
+  auto const n = static_cast<double>(delta.size());
+  return {.perplexity = std::exp(mean(row.nll)),
+          .delta_percent = 100 * std::expm1(shift),
+          .delta_nll = shift,
+          .delta_nll_se = n > 1 ? std::sqrt(squares / (n - 1) / n) : 0,
+          .kl_mean = mean(row.kl),
+          .kl_p999 = quantile(row.kl, 0.999),
+          .top1_agreement = static_cast<double>(row.top1_agrees) / n,
+          .bits_per_element = row.cache->bits_per_element()};
+}
+
+/// Consecutive windows from the start of the text: what the model reads, and what each of its rows should predict.
+struct eval_window {
+  std::vector<runtime::token_id> ids, targets;
+};
+std::vector<eval_window> cut_windows(eval_options const& options, runtime::tokenizer const& tokenizer,
+                                     std::string const& content) {
+  auto ids = tokenizer.encode(content, {.add_special = false, .parse_special = false});
+  if (options.tokens > 0) ids.resize(std::min(ids.size(), options.tokens));
+  auto const length = static_cast<std::size_t>(options.context);
+  require(ids.size() >= length, errc::bad_value, options.text.path, ": ", ids.size(),
+          " tokens, expected at least one window of ", length, " (--context)");
+  std::vector<eval_window> windows;
+  for (std::size_t at = 0; at + length <= ids.size(); at += length) {
+    auto const begin = ids.begin() + static_cast<std::ptrdiff_t>(at), end = begin + options.context;
+    eval_window one{{begin, end}, {tokenizer.add_bos() ? begin : begin + 1, end}};
+    if (tokenizer.add_bos()) one.ids.insert(one.ids.begin(), tokenizer.bos());
+    windows.push_back(std::move(one));
+  }
+  return windows;
+}
+
+std::vector<eval_row> make_rows(eval_options const& options, loaded_model& loaded) {
+  auto const& config = loaded.model.config();
+  std::vector<eval_row> rows;
+  rows.push_back({runtime::simulate_baseline("f16", config, loaded.pool), {}, {}});
+  for (std::string const& name : options.baselines)
+    if (name != "f16") rows.push_back({runtime::simulate_baseline(name, config, loaded.pool), {}, {}});
+  for (std::string const& path : options.artifacts)
+    rows.push_back({runtime::simulate_artifact(path, config, loaded.file.hash(), loaded.pool), {}, {}});
+  return rows;
+}
+
+void run(std::vector<eval_row>& rows, loaded_model& loaded, std::vector<eval_window> const& windows, bool quiet) {
+  progress bar("evaluating", windows.size() * rows.size(), quiet);
+  for (eval_window const& window : windows) {
+    std::vector<runtime::matrix> hidden;
+    std::vector<view2d<float const>> views;
+    for (eval_row& row : rows) {
+      hidden.push_back(loaded.model.forward(window.ids, row.cache.get()));
+      bar.advance();
+    }
+    for (runtime::matrix const& it : hidden)
+      views.emplace_back(it.data(), window.targets.size(), static_cast<std::size_t>(it.cols()));
+    auto const scores = runtime::score_rows(loaded.model, views, window.targets);
+    for (std::size_t i = 0; i < rows.size(); ++i) rows[i].append(scores[i]);
+  }
+}
+
+void print_rows(std::vector<eval_row> const& rows) {
+  std::vector<std::vector<std::string>> table = {
+      {"cache", "bits", "perplexity", "Δ %", "ΔNLL ± SE", "KL mean", "KL 99.9 %", "top-1 %"}};
+  for (eval_row const& row : rows) {
+    summary const it = summarise(row, rows.front());
+    table.push_back({row.cache->name(), fmt::format("{:.2f}", it.bits_per_element),
+                     fmt::format("{:.3f}", it.perplexity), fmt::format("{:+.2f}", it.delta_percent),
+                     fmt::format("{:+.4f} ± {:.4f}", it.delta_nll, it.delta_nll_se), fmt::format("{:.5f}", it.kl_mean),
+                     fmt::format("{:.3f}", it.kl_p999), fmt::format("{:.2f}", 100 * it.top1_agreement)});
+  }
+  print_table(table);
+}
+
+nlohmann::json to_json(std::vector<eval_row> const& rows) {
+  nlohmann::json out = nlohmann::json::array();
+  for (eval_row const& row : rows) {
+    summary const it = summarise(row, rows.front());
+    out.push_back({{"name", row.cache->name()},
+                   {"perplexity", it.perplexity},
+                   {"delta_percent", it.delta_percent},
+                   {"delta_nll", it.delta_nll},
+                   {"delta_nll_se", it.delta_nll_se},
+                   {"kl_mean", it.kl_mean},
+                   {"kl_p999", it.kl_p999},
+                   {"top1_agreement", it.top1_agreement},
+                   {"bits_per_element", it.bits_per_element}});
+  }
+  return out;
+}
+
+void eval(eval_options const& options) {
+  std::string const content = read_text(options.text);
+  loaded_model loaded(options.model, options.common.threads);
+  auto const windows = cut_windows(options, loaded.tokenizer, content);
+  std::vector<eval_row> rows = make_rows(options, loaded);
+  run(rows, loaded, windows, options.common.quiet);
+  std::size_t const predictions = rows.front().nll.size();
+  if (!options.nll_out.empty()) {
+    std::vector<double> all;
+    for (eval_row const& row : rows) all.insert(all.end(), row.nll.begin(), row.nll.end());
+    write_npy(options.nll_out, rows.size(), predictions, all);
+  }
+  write_json(options.common.json, {{"model", loaded.model.config().name},
+                                   {"model_hash", loaded.file.hash()},
+                                   {"text", options.text.path},
+                                   {"text_hash", text_hash(content)},
+                                   {"mode", options.mode},
+                                   {"context", options.context},
+                                   {"predictions", predictions},
+                                   {"rows", to_json(rows)}});
+  if (options.common.quiet) return;
+  fmt::print("{}: {} windows of {} tokens, {} predictions, {}\n", loaded.model.config().name, windows.size(),
+             options.context, predictions, options.mode);
+  print_rows(rows);
+}
+
+}  // namespace
+
+void add_eval(CLI::App& app) {
+  auto* const command =
+      app.add_subcommand("eval", "perplexity of a model with quantized caches, all on the same tokens");
+  auto const options = std::make_shared<eval_options>();
+  command->add_option("MODEL", options->model, "GGUF file")->required();
+  add_text(*command, options->text)->required();
+  command->add_option("--artifact", options->artifacts, "calibrated caches")->type_name("FILE");
+  command->add_option("--baseline", options->baselines, "f16 (always there), q8_0, q4_0, kivi2, kivi4, int4, int3")
+      ->delimiter(',');
+  command->add_option("--context", options->context, "tokens per window")
+      ->check(CLI::Range(2, 1 << 24))
+      ->capture_default_str();
+  command->add_option("--tokens", options->tokens, "tokens of the text to use; 0: all");
+  command->add_option("--mode", options->mode, "simulated: every token is quantized, the current one included")
+      ->check(CLI::IsMember({"simulated"}))
+      ->capture_default_str();
+  command->add_option("--dump-nll", options->nll_out, "write every prediction's loss, float64 [rows, predictions]")
+      ->type_name("FILE.npy");
+  add_common(*command, options->common);
+  command->callback([options] { eval(*options); });
+}
+
+}  // namespace kvquant::tool

@@ -1,0 +1,161 @@
+#include <fmt/format.h>
+
+#include <array>
+#include <cmath>
+#include <fstream>
+#include <map>
+#include <memory>
+
+#include "kvquant/calibrate/artifact_io.hpp"
+#include "kvquant/calibrate/statistics_io.hpp"
+#include "kvquant/core/error.hpp"
+#include "tools/kvquant/common.hpp"
+
+namespace kvquant::tool {
+
+namespace {
+
+struct inspect_options {
+  common_options common;
+  std::string path;
+  bool tensors = false;
+};
+
+using table = std::vector<std::vector<std::string>>;
+
+void show(inspect_options const& options, table const& rows, nlohmann::json const& json) {
+  write_json(options.common.json, json);
+  if (!options.common.quiet) print_table(rows);
+}
+
+std::string one_line(std::string_view value) {
+  constexpr std::size_t most = 60;
+  std::string line;
+  for (char const c : value.substr(0, most)) line += c == '\n' ? ' ' : c;
+  return value.size() > most ? line + "…" : line;
+}
+
+std::string print(runtime::gguf_value const& value) {
+  return std::visit(
+      []<class T>(T const& it) -> std::string {
+        if constexpr (std::is_same_v<T, std::string_view>)
+          return one_line(it);
+        else if constexpr (std::is_same_v<T, runtime::gguf_array>)
+          return std::visit([](auto const& items) { return fmt::format("[{} values]", items.size()); }, it);
+        else
+          return fmt::format("{}", it);
+      },
+      value);
+}
+
+std::string print(std::vector<std::size_t> const& shape) { return fmt::format("{}", fmt::join(shape, " x ")); }
+
+void inspect_gguf(inspect_options const& options) {
+  auto const file = runtime::gguf_file::open(options.path);
+  table rows = {
+      {"GGUF", fmt::format("version {}, {:.1f} MiB", file.version(), static_cast<double>(file.bytes()) / 0x1p20)},
+      {"hash", file.hash()}};
+  nlohmann::json metadata, tensors = nlohmann::json::array();
+  for (auto const& [key, value] : file.metadata()) {
+    rows.push_back({std::string(key), print(value)});
+    metadata[std::string(key)] = print(value);
+  }
+  std::map<std::string, std::pair<std::size_t, std::size_t>> by_type;  // tensors, bytes
+  for (runtime::gguf_tensor const& it : file.tensors()) {
+    auto const type = std::string(runtime::traits(it.type).name);
+    by_type[type].first += 1;
+    by_type[type].second += it.data.size();
+    tensors.push_back({{"name", std::string(it.name)}, {"type", type}, {"shape", it.shape}});
+    if (options.tensors) rows.push_back({std::string(it.name), type + " " + print(it.shape)});
+  }
+  for (auto const& [type, sum] : by_type)
+    rows.push_back(
+        {"tensors of " + type, fmt::format("{}, {:.1f} MiB", sum.first, static_cast<double>(sum.second) / 0x1p20)});
+  show(options, rows,
+       {{"kind", "gguf"},
+        {"version", file.version()},
+        {"hash", file.hash()},
+        {"metadata", metadata},
+        {"tensors", tensors}});
+}
+
+void add_origin(table& rows, provenance const& origin, model_shape const& shape) {
+  rows.insert(
+      rows.end(),
+      {{"model", origin.model_name},
+       {"model hash", origin.model_hash},
+       {"shape", fmt::format("{} layers, {} query heads, {} KV heads x {}", shape.layers, shape.q_heads, shape.kv_heads,
+                             shape.head_dim)},
+       {"tokenizer hash", origin.tokenizer_hash},
+       {"text hash", origin.text_hash},
+       {"calibrated on", fmt::format("{} windows x {} tokens, seed {}", origin.samples, origin.context, origin.seed)},
+       {"written by", "kvquant " + origin.library_version}});
+}
+
+/// Mean squared error of normalised values by the fit's weights, in dB.
+std::string decibels(codebook const& it) {
+  return it.mass > 0 && it.objective > 0 ? fmt::format("{:.2f}", 10 * std::log10(it.objective / it.mass)) : "-";
+}
+
+nlohmann::json layer_json(layer_artifact const& layer) { return {{"key", layer.key}, {"value", layer.value}}; }
+
+void inspect_artifact(inspect_options const& options, safetensors_file const& file) {
+  artifact_info const info = read_artifact_info(file);
+  table rows = {{"artifact", info.spec}, {"hash", info.hash}};
+  add_origin(rows, info.origin, info.shape);
+  rows.insert(rows.end(),
+              {{"weights", std::string(to_string(info.weights))},
+               {"keys", std::string(to_string(info.keys))},
+               {"outliers", fmt::format("{} of keys, {} of values", info.outlier_fraction_k, info.outlier_fraction_v)},
+               {"sinks", std::to_string(info.sinks)},
+               {"Q-Norm", info.q_norm ? "on" : "off"}});
+  table layers = {{"layer", "keys, dB", "outliers, %", "values, dB", "outliers, %"}};
+  nlohmann::json reports = nlohmann::json::array();
+  visit_spec(info.spec, [&]<class S>(std::type_identity<S>) {
+    for (layer_artifact const& layer : read_artifact<S>(file).layers) {
+      layers.push_back({std::to_string(reports.size()), decibels(layer.key),
+                        fmt::format("{:.3f}", 100 * layer.key.outlier_rate), decibels(layer.value),
+                        fmt::format("{:.3f}", 100 * layer.value.outlier_rate)});
+      reports.push_back(layer_json(layer));
+    }
+  });
+  show(options, rows, {{"kind", "artifact"}, {"hash", info.hash}, {"info", info}, {"layers", reports}});
+  if (!options.common.quiet) print_table(layers);
+}
+
+void inspect_statistics(inspect_options const& options, safetensors_file const& file) {
+  saved_statistics const it = read_statistics(file);
+  calibration_options const& observed = it.statistics.options();
+  table rows = {{"statistics", fmt::format("{} layers x {} channels, {} bins", observed.layers, observed.kv_channels,
+                                           observed.bins)}};
+  add_origin(rows, it.origin, it.shape);
+  rows.push_back(
+      {"outliers", fmt::format("{} of keys, {} of values", observed.outlier_fraction_k, observed.outlier_fraction_v)});
+  rows.push_back({"values seen per layer", std::to_string(it.statistics.layers().front().key.values)});
+  show(options, rows, {{"kind", "statistics"}, {"options", observed}, {"shape", it.shape}, {"origin", it.origin}});
+}
+
+void inspect(inspect_options const& options) {
+  std::array<char, 4> magic{};
+  std::ifstream(options.path, std::ios::binary).read(magic.data(), magic.size());
+  if (std::string_view(magic.data(), magic.size()) == "GGUF") return inspect_gguf(options);
+  auto const file = safetensors_file::read(options.path);
+  auto const kind = file.metadata().find("kind");
+  require(kind != file.metadata().end() && (kind->second == artifact_kind || kind->second == statistics_kind),
+          errc::bad_file, options.path, ": expected a GGUF file, an artifact or calibration statistics");
+  if (kind->second == artifact_kind) return inspect_artifact(options, file);
+  inspect_statistics(options, file);
+}
+
+}  // namespace
+
+void add_inspect(CLI::App& app) {
+  auto* const command = app.add_subcommand("inspect", "what is in a GGUF file, an artifact, or calibration statistics");
+  auto const options = std::make_shared<inspect_options>();
+  command->add_option("FILE", options->path, "the file")->required();
+  command->add_flag("--tensors", options->tensors, "list every tensor of a GGUF file");
+  add_common(*command, options->common);
+  command->callback([options] { inspect(*options); });
+}
+
+}  // namespace kvquant::tool

@@ -1,0 +1,33 @@
+/// The command line tool. Exit status: 0, 1 for bad input, 2 for bad usage; errors are one line on stderr.
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+
+#include "kvquant/core/config.hpp"
+#include "tools/kvquant/common.hpp"
+
+int main(int argc, char** argv) {
+  CLI::App app("KV-cache quantization: calibrate a model, measure what fewer bits do to it, look inside the files.",
+               "kvquant");
+  app.set_version_flag("--version", KVQUANT_VERSION);
+  app.require_subcommand(1);
+  kvquant::tool::add_calibrate(app);
+  kvquant::tool::add_eval(app);
+  kvquant::tool::add_inspect(app);
+  kvquant::tool::add_tokenize(app);
+  try {
+    app.parse(argc, argv);
+    return 0;
+  } catch (CLI::Success const& help) {
+    return app.exit(help);
+  } catch (CLI::ParseError const& usage) {
+    fmt::print(stderr, "kvquant: {} (--help shows the usage)\n", usage.what());
+    return 2;
+  } catch (std::exception const& failure) {
+    fmt::print(stderr, "kvquant: {}\n", failure.what());
+    return 1;
+  }
+}
