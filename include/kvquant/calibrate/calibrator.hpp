@@ -3,8 +3,10 @@
 /// Two passes over a model's keys and values: the ranges of the key channels first, then weighted histograms within
 /// them.
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <utility>
 #include <vector>
 
@@ -75,19 +77,49 @@ class calibrator {
     frozen_ = true;
   }
 
-  /// Second pass. `k_fisher` and `v_fisher`: squared gradients of the loss, or both empty.
+  /// Second pass. `k_fisher` and `v_fisher`: squared gradients of the loss, or empty.
   void observe(int layer, view2d<float const> k, view2d<float const> v, view2d<float const> k_fisher = {},
                view2d<float const> v_fisher = {}) {
-    require(frozen_, errc::bad_value, "calibration: observe() before freeze_ranges()");
-    check(layer, k, "keys");
-    check(layer, v, "values");
     require(k.rows == v.rows, errc::bad_shape, "calibration: layer ", layer, " has keys of ", k.rows,
             " tokens and values of ", v.rows);
-    check_weights(layer, k_fisher, k.rows, "key weights");
-    check_weights(layer, v_fisher, k.rows, "value weights");
+    observe_keys(layer, k, k_fisher);
+    observe_values(layer, v, v_fisher);
+  }
+
+  /// One side of `observe`.
+  void observe_keys(int layer, view2d<float const> k, view2d<float const> fisher = {}) {
+    check_observation(layer, k, fisher, "keys");
     auto& statistics = layers_[static_cast<std::size_t>(layer)];
-    observe_keys(statistics, k, k_fisher);
-    observe_values(statistics.value, v, v_fisher);
+    bool const has_outliers = options_.outlier_fraction_k > 0;
+    for (std::size_t channel = 0; channel < k.cols; ++channel) {
+      value_range const range = statistics.key_ranges[channel];
+      float const low = range.low(), high = range.high();
+      affine const map = affine_of(range);
+      for (std::size_t token = first_learned(); token < k.rows; ++token) {
+        float const x = k(token, channel);
+        bool const outside = has_outliers && (x < low || x > high);
+        // A channel of one value is exact with any codebook.
+        observe_one(statistics.key, channel, map, x, weight_at(fisher, token, channel), outside, low < high);
+      }
+    }
+  }
+
+  /// One side of `observe`.
+  void observe_values(int layer, view2d<float const> v, view2d<float const> fisher = {}) {
+    check_observation(layer, v, fisher, "values");
+    side_statistics& side = layers_[static_cast<std::size_t>(layer)].value;
+    rank_selector selector(v.cols, options_.outlier_fraction_v);
+    std::vector<std::uint8_t> set_aside(v.cols);
+    for (std::size_t token = first_learned(); token < v.rows; ++token) {
+      value_range const range = selector.select(v.row(token));
+      affine const map = affine_of(range);
+      std::fill(set_aside.begin(), set_aside.end(), std::uint8_t{0});
+      for (auto const channels : {selector.smallest(), selector.largest()})
+        for (std::uint16_t const channel : channels) set_aside[channel] = 1;
+      for (std::size_t channel = 0; channel < v.cols; ++channel)
+        observe_one(side, channel, map, v(token, channel), weight_at(fisher, token, channel), set_aside[channel] != 0,
+                    range.low() < range.high());
+    }
   }
 
   /// Adds what `other` has seen. Throws `bad_shape` unless options (and ranges, once frozen) are the same.
@@ -121,50 +153,29 @@ class calibrator {
                                             token, " is ", x(token, channel), ", expected a finite value")};
   }
 
-  void check_weights(int layer, view2d<float const> weights, std::size_t tokens, char const* side) const {
+  void check_observation(int layer, view2d<float const> x, view2d<float const> weights, char const* side) const {
+    require(frozen_, errc::bad_value, "calibration: ", side, " were observed before freeze_ranges()");
+    check(layer, x, side);
     if (weights.empty()) return;
-    check(layer, weights, side);
-    require(weights.rows == tokens, errc::bad_shape, "calibration: layer ", layer, ", ", side, " of ", weights.rows,
-            " tokens, expected ", tokens);
+    check(layer, weights, "weights");
+    require(weights.rows == x.rows, errc::bad_shape, "calibration: layer ", layer, ", weights of ", weights.rows,
+            " tokens for ", side, " of ", x.rows);
+    for (std::size_t token = 0; token < weights.rows; ++token)
+      for (float const weight : weights.row(token))
+        require(weight >= 0, errc::bad_value, "calibration: layer ", layer, ", a weight of ", side, " at token ", token,
+                " is negative");
   }
 
-  void observe_keys(layer_statistics& statistics, view2d<float const> k, view2d<float const> fisher) const {
-    side_statistics& side = statistics.key;
-    bool const has_outliers = options_.outlier_fraction_k > 0;
-    for (std::size_t channel = 0; channel < k.cols; ++channel) {
-      value_range const range = statistics.key_ranges[channel];
-      float const low = range.low(), high = range.high();
-      affine const map = affine_of(range);
-      for (std::size_t token = first_learned(); token < k.rows; ++token) {
-        float const x = k(token, channel);
-        double const weight = fisher.empty() ? -1.0 : static_cast<double>(fisher(token, channel));
-        if (weight > 0) side.sensitivity[channel] += weight;
-        ++side.values;
-        if (has_outliers && (x < low || x > high))
-          ++side.outliers;
-        else if (low < high)  // a channel of one value is exact with any codebook
-          side.add(map, x, weight);
-      }
-    }
+  static double weight_at(view2d<float const> fisher, std::size_t token, std::size_t channel) {
+    return fisher.empty() ? side_statistics::unknown_weight : static_cast<double>(fisher(token, channel));
   }
 
-  void observe_values(side_statistics& side, view2d<float const> v, view2d<float const> fisher) const {
-    rank_selector selector(v.cols, options_.outlier_fraction_v);
-    std::vector<std::uint8_t> set_aside(v.cols);
-    for (std::size_t token = first_learned(); token < v.rows; ++token) {
-      value_range const range = selector.select(v.row(token));
-      affine const map = affine_of(range);
-      std::fill(set_aside.begin(), set_aside.end(), std::uint8_t{0});
-      for (auto const channels : {selector.smallest(), selector.largest()})
-        for (std::uint16_t const channel : channels) set_aside[channel] = 1;
-      side.values += v.cols;
-      side.outliers += selector.smallest().size() + selector.largest().size();
-      for (std::size_t channel = 0; channel < v.cols; ++channel) {
-        double const weight = fisher.empty() ? -1.0 : static_cast<double>(fisher(token, channel));
-        if (weight > 0) side.sensitivity[channel] += weight;
-        if (set_aside[channel] == 0 && range.low() < range.high()) side.add(map, v(token, channel), weight);
-      }
-    }
+  static void observe_one(side_statistics& side, std::size_t channel, affine map, float x, double fisher,
+                          bool is_outlier, bool has_range) {
+    ++side.values;
+    if (is_outlier) ++side.outliers;
+    if (fisher > 0) side.sensitivity[channel] += fisher;
+    if (!is_outlier && has_range) side.add(map, x, fisher);
   }
 
   bool same_ranges(std::size_t layer, calibrator const& other) const {

@@ -80,7 +80,8 @@ struct side_statistics {
     return values == 0 ? 0.0 : static_cast<double>(outliers) / static_cast<double>(values);
   }
 
-  /// `fisher` < 0 means it is not known.
+  static constexpr double unknown_weight = -1;
+
   void add(affine map, float x, double fisher) noexcept {
     float const normal = std::clamp(map.normalise(x), -1.0f, 1.0f);
     double const scale_squared = static_cast<double>(map.scale) * map.scale;
