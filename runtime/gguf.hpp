@@ -18,10 +18,10 @@
 
 namespace kvquant::runtime {
 
-/// A metadata array. Numbers are widened; strings point into the mapping.
+/// A metadata array. Integers and bools widen to int64, floats to double; strings point into the mapping.
 using gguf_array = std::variant<std::vector<std::int64_t>, std::vector<double>, std::vector<std::string_view>>;
 
-/// A metadata value: all integer types (and bool) widen to 64 bits, float32 to double.
+/// A metadata value: signed and unsigned integers widen to 64 bits, float32 to double.
 using gguf_value = std::variant<std::int64_t, std::uint64_t, double, bool, std::string_view, gguf_array>;
 
 struct gguf_tensor {
@@ -38,8 +38,8 @@ struct gguf_tensor {
 
 class gguf_file {
  public:
-  /// Maps and validates `path`. Throws `bad_file` saying what is wrong and at which byte; `unsupported` naming a tensor
-  /// type that this runtime cannot read.
+  /// Maps and validates `path`. Throws `bad_file` saying what is wrong and at which byte; `unsupported` naming the
+  /// version, the byte order, a nested array, or a tensor and its type, that this runtime cannot read.
   static gguf_file open(std::filesystem::path const& path);
   /// The same over bytes that the caller keeps alive; `origin` names them in errors.
   static gguf_file parse(std::span<std::byte const> bytes, std::string origin);
@@ -57,9 +57,10 @@ class gguf_file {
   std::map<std::string_view, gguf_value> const& metadata() const;
   bool contains(std::string_view key) const;
 
-  /// Typed look-ups. The ones without a default throw `bad_file` naming key, expected and found type.
+  /// Typed look-ups. They throw `bad_file` naming key, expected and found type; the ones with a default return it if
+  /// the key is missing.
   std::int64_t integer(std::string_view key) const;
-  double number(std::string_view key) const;  ///< integers are accepted
+  double number(std::string_view key) const;  ///< finite; integers are accepted
   bool boolean(std::string_view key, bool otherwise) const;
   std::string_view string(std::string_view key) const;
   std::int64_t integer_or(std::string_view key, std::int64_t otherwise) const;
