@@ -14,7 +14,8 @@ CASE = re.compile(r"^#(?:el)?if CASE == (\d+)\s*//\s*(.+)$", re.MULTILINE)
 
 
 def compile_case(compiler: list[str], include: str, source: str, case: int) -> tuple[bool, str]:
-    command = [*compiler, "-std=c++20", "-fsyntax-only", f"-I{include}", f"-DCASE={case}", source]
+    depth = ["-fconcepts-diagnostics-depth=3"] if "g++" in pathlib.Path(compiler[-1]).name.split("-") else []
+    command = [*compiler, "-std=c++20", "-fsyntax-only", *depth, f"-I{include}", f"-DCASE={case}", source]
     done = subprocess.run(command, capture_output=True, text=True)
     return done.returncode == 0, done.stderr
 
