@@ -40,7 +40,7 @@ KVQ_HD constexpr value_range make_range(float lower, float upper) noexcept {
 /// that value.
 KVQ_HD constexpr affine affine_of(value_range range) noexcept {
   float const half_width = (range.high() - range.low()) / 2;
-  float const smallest = std::numeric_limits<float>::min();
+  constexpr float smallest = std::numeric_limits<float>::min();
   return {half_width > smallest ? half_width : smallest, (range.high() + range.low()) / 2};
 }
 
