@@ -1,7 +1,5 @@
 #include "runtime/gguf.hpp"
 
-#include <xxhash.h>
-
 #include <array>
 #include <cmath>
 #include <functional>
@@ -12,6 +10,7 @@
 
 #include "kvquant/core/error.hpp"
 #include "runtime/byte_cursor.hpp"
+#include "runtime/content_hash.hpp"
 #include "runtime/gguf_parser.hpp"
 #include "runtime/mapped_file.hpp"
 
@@ -32,17 +31,6 @@ std::string_view describe(gguf_value const& value) {
     }
   } constexpr name;
   return std::visit(name, value);
-}
-
-std::string hexadecimal(XXH128_hash_t hash) {
-  XXH128_canonical_t canonical;  // big-endian, so the digits read as the number
-  XXH128_canonicalFromHash(&canonical, hash);
-  std::string digits;
-  for (unsigned char const byte : canonical.digest) {
-    digits += "0123456789abcdef"[byte >> 4];
-    digits += "0123456789abcdef"[byte & 15];
-  }
-  return digits;
 }
 
 }  // namespace
@@ -116,8 +104,11 @@ std::string const& gguf_file::origin() const { return state_->origin; }
 std::size_t gguf_file::bytes() const { return state_->bytes.size(); }
 
 std::string const& gguf_file::hash() const {
-  std::call_once(state_->hashed,
-                 [this] { state_->hash = hexadecimal(XXH3_128bits(state_->bytes.data(), state_->bytes.size())); });
+  std::call_once(state_->hashed, [this] {
+    content_hash whole;
+    whole.add_bytes(state_->bytes);
+    state_->hash = whole.hex();
+  });
   return state_->hash;
 }
 

@@ -57,7 +57,6 @@ class parser {
     auto const tensor_count = in_.take_count(smallest_tensor_record, "the number of tensors");
     auto const entry_count = in_.take_count(smallest_entry, "the number of metadata entries");
     for (std::size_t i = 0; i < entry_count; ++i) read_entry();
-    read_alignment();
     records_.reserve(tensor_count);
     for (std::size_t i = 0; i < tensor_count; ++i) read_tensor_record();
     reject_duplicate_names();
@@ -100,6 +99,7 @@ class parser {
     auto const type = static_cast<value_type>(in_.take<std::uint32_t>("the type of a metadata value"));
     std::string const what = "metadata " + quoted(key);
     gguf_value value = type == value_type::array ? read_array(what) : read_scalar(type, what);
+    if (key == "general.alignment") set_alignment(value, at);
     if (!content_.metadata.emplace(key, std::move(value)).second) in_.fail(errc::bad_file, at, what, " is there twice");
   }
 
@@ -155,13 +155,11 @@ class parser {
              "; expected a type from 0 to 12");
   }
 
-  void read_alignment() {
-    auto const found = content_.metadata.find("general.alignment");
-    if (found == content_.metadata.end()) return;
-    auto const* value = std::get_if<std::uint64_t>(&found->second);
+  void set_alignment(gguf_value const& stored, std::size_t at) {
+    auto const* value = std::get_if<std::uint64_t>(&stored);
     constexpr std::uint64_t largest = 1u << 30;
     if (value == nullptr || !std::has_single_bit(*value) || *value < 8 || *value > largest)
-      in_.fail(errc::bad_file, in_.at(), "metadata \"general.alignment\" is ",
+      in_.fail(errc::bad_file, at, "metadata \"general.alignment\" is ",
                value == nullptr ? "no unsigned integer" : std::to_string(*value),
                "; expected a power of two from 8 to 2^30");
     alignment_ = *value;
@@ -176,7 +174,7 @@ class parser {
     auto const number = in_.take<std::uint32_t>(what);
     auto const type = find_tensor_type(number);
     if (!type)
-      in_.fail(errc::unsupported, in_.at() - 4, what, " has type ", tensor_type_name(number),
+      in_.fail(errc::unsupported, in_.at() - 4, what, " is stored as ", tensor_type_name(number),
                ", which cannot be read here");
     if (r.tensor.shape[0] % type->block != 0)
       in_.fail(errc::bad_file, r.at, what, " has rows of ", r.tensor.shape[0], " elements; expected a multiple of ",
