@@ -49,7 +49,7 @@ std::string text(Parts const&... parts) {
 /// Throws `error{code, text(parts...)}` unless `condition` holds. The parts are evaluated either way, so pass cheap
 /// ones.
 template <class... Parts>
-void require(bool condition, errc code, Parts const&... parts) {
+constexpr void require(bool condition, errc code, Parts const&... parts) {
   if (!condition) [[unlikely]]
     throw error{code, text(parts...)};
 }

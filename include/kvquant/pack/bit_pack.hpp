@@ -1,0 +1,111 @@
+#pragma once
+/// \file
+/// Codes of `Bits` bits without gaps: code i takes the bits [i · Bits, (i + 1) · Bits) of a stream whose bit b is bit
+/// b % 8 (0 the least significant) of byte b / 8. Eight codes fill `Bits` bytes; the bits after the last code are zero.
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "kvquant/core/error.hpp"
+
+namespace kvquant {
+
+template <int Bits>
+concept CodeWidth = Bits >= 1 && Bits <= 8;
+
+/// ceil(codes · Bits / 8), which fits for every number of codes.
+template <int Bits>
+  requires CodeWidth<Bits>
+constexpr std::size_t packed_bytes(std::size_t codes) noexcept { return codes / 8 * Bits + (codes % 8 * Bits + 7) / 8; }
+
+namespace detail {
+
+/// The lowest `width` of every `period` bits.
+constexpr std::uint64_t repeated_ones(int width, int period) noexcept {
+  std::uint64_t const ones = ~std::uint64_t{0} >> (64 - width);
+  std::uint64_t mask = 0;
+  for (int shift = 0; shift < 64; shift += period) mask |= ones << shift;
+  return mask;
+}
+
+/// Eight bytes below 2^Bits to their 8 · Bits bits: neighbours move together, by pairs, fours and all eight.
+template <int Bits>
+constexpr std::uint64_t squeeze(std::uint64_t x) noexcept {
+  for (int lane = 8, width = Bits; lane < 64; lane *= 2, width *= 2) {
+    std::uint64_t const even = repeated_ones(lane, 2 * lane);
+    x = (x & even) | ((x & ~even) >> (lane - width));
+  }
+  return x;
+}
+
+/// The inverse of `squeeze`.
+template <int Bits>
+constexpr std::uint64_t spread(std::uint64_t x) noexcept {
+  for (int lane = 32, width = 4 * Bits; lane >= 8; lane /= 2, width /= 2) {
+    std::uint64_t const even = repeated_ones(width, 2 * lane);
+    x = (x & even) | ((x & (even << width)) << (lane - width));
+  }
+  return x;
+}
+
+template <class Byte>
+constexpr std::uint64_t load_little_endian(Byte const* bytes, std::size_t count) noexcept {
+  std::uint64_t word = 0;
+  for (std::size_t i = 0; i < count; ++i) word |= static_cast<std::uint64_t>(bytes[i]) << (8 * i);
+  return word;
+}
+
+template <class Byte>
+constexpr void store_little_endian(std::uint64_t word, Byte* bytes, std::size_t count) noexcept {
+  for (std::size_t i = 0; i < count; ++i) bytes[i] = static_cast<Byte>((word >> (8 * i)) & 0xff);
+}
+
+}  // namespace detail
+
+/// `packed`: exactly `packed_bytes<Bits>(codes.size())`. Throws `bad_shape`, and `bad_value` for a code of more than
+/// `Bits` bits; nothing is written then.
+template <int Bits>
+  requires CodeWidth<Bits>
+constexpr void pack(std::span<std::uint8_t const> codes, std::span<std::byte> packed) {
+  require(packed.size() == packed_bytes<Bits>(codes.size()), errc::bad_shape, "pack: ", packed.size(), " bytes for ",
+          codes.size(), " codes of ", Bits, " bits, expected ", packed_bytes<Bits>(codes.size()));
+  unsigned all = 0;
+  for (std::uint8_t const code : codes) all |= code;
+  require(all >> Bits == 0, errc::bad_value, "pack: a code has more than ", Bits, " bits");
+  std::size_t const groups = codes.size() / 8, rest = codes.size() % 8;
+  for (std::size_t group = 0; group < groups; ++group) {
+    std::uint64_t const word = detail::load_little_endian(codes.data() + 8 * group, 8);
+    detail::store_little_endian(detail::squeeze<Bits>(word), packed.data() + Bits * group, Bits);
+  }
+  std::uint64_t const last = detail::load_little_endian(codes.data() + 8 * groups, rest);
+  detail::store_little_endian(detail::squeeze<Bits>(last), packed.data() + Bits * groups, packed_bytes<Bits>(rest));
+}
+
+/// The inverse of `pack`. `packed`: exactly `packed_bytes<Bits>(codes.size())`, else `bad_shape` is thrown.
+template <int Bits>
+  requires CodeWidth<Bits>
+constexpr void unpack(std::span<std::byte const> packed, std::span<std::uint8_t> codes) {
+  require(packed.size() == packed_bytes<Bits>(codes.size()), errc::bad_shape, "unpack: ", packed.size(), " bytes for ",
+          codes.size(), " codes of ", Bits, " bits, expected ", packed_bytes<Bits>(codes.size()));
+  std::size_t const groups = codes.size() / 8, rest = codes.size() % 8;
+  for (std::size_t group = 0; group < groups; ++group) {
+    std::uint64_t const word = detail::load_little_endian(packed.data() + Bits * group, Bits);
+    detail::store_little_endian(detail::spread<Bits>(word), codes.data() + 8 * group, 8);
+  }
+  std::uint64_t const last = detail::load_little_endian(packed.data() + Bits * groups, packed_bytes<Bits>(rest));
+  detail::store_little_endian(detail::spread<Bits>(last), codes.data() + 8 * groups, rest);
+}
+
+/// Code `i` of what `pack` wrote. Throws `bad_shape` where `packed` has no such bits.
+template <int Bits>
+  requires CodeWidth<Bits>
+constexpr std::uint8_t code_at(std::span<std::byte const> packed, std::size_t i) {
+  std::size_t const bit = i % 8 * Bits, first = i / 8 * Bits + bit / 8, last = i / 8 * Bits + (bit + Bits - 1) / 8;
+  require(last < packed.size(), errc::bad_shape, "code_at: code ", i, " of ", Bits, " bits is not in ", packed.size(),
+          " bytes");
+  auto const word = static_cast<unsigned>(packed[first]) | static_cast<unsigned>(packed[last]) << 8;
+  return static_cast<std::uint8_t>((word >> (bit % 8)) & ((1u << Bits) - 1));
+}
+
+}  // namespace kvquant

@@ -1,0 +1,127 @@
+#include "kvquant/pack/bit_pack.hpp"
+
+#include <algorithm>
+#include <array>
+#include <catch2/catch.hpp>
+#include <limits>
+#include <random>
+#include <tuple>
+#include <type_traits>
+#include <vector>
+
+#include "kvquant/core/error.hpp"
+
+namespace {
+
+using namespace kvquant;
+
+template <int Bits>
+using width = std::integral_constant<int, Bits>;
+using all_widths = std::tuple<width<1>, width<2>, width<3>, width<4>, width<5>, width<6>, width<7>, width<8>>;
+
+std::vector<std::uint8_t> random_codes(std::size_t count, int bits, unsigned seed) {
+  std::mt19937 random(seed);
+  std::vector<std::uint8_t> codes(count);
+  for (auto& code : codes) code = static_cast<std::uint8_t>(random() & ((1u << bits) - 1));
+  return codes;
+}
+
+/// The definition, bit by bit.
+std::vector<std::byte> packed_by_bits(std::vector<std::uint8_t> const& codes, int bits) {
+  std::size_t const width = static_cast<std::size_t>(bits), total = codes.size() * width;
+  std::vector<std::byte> packed((total + 7) / 8);
+  for (std::size_t bit = 0; bit < total; ++bit)
+    if (codes[bit / width] >> (bit % width) & 1) packed[bit / 8] |= std::byte{1} << (bit % 8);
+  return packed;
+}
+
+template <std::size_t N>
+std::vector<std::byte> bytes(std::array<int, N> const& values) {
+  std::vector<std::byte> result;
+  for (int const value : values) result.push_back(static_cast<std::byte>(value));
+  return result;
+}
+
+template <int Bits>
+std::vector<std::byte> packed(std::vector<std::uint8_t> const& codes) {
+  std::vector<std::byte> result(packed_bytes<Bits>(codes.size()));
+  pack<Bits>(codes, result);
+  return result;
+}
+
+}  // namespace
+
+TEMPLATE_LIST_TEST_CASE("packed codes follow the definition and come back, at every length", "[pack]", all_widths) {
+  constexpr int bits = TestType::value;
+  for (std::size_t count = 0; count <= 200; ++count) {
+    auto const codes = random_codes(count, bits, static_cast<unsigned>(count));
+    auto const stream = packed<bits>(codes);
+    REQUIRE(stream == packed_by_bits(codes, bits));
+    std::vector<std::uint8_t> back(count, 0xff);
+    unpack<bits>(stream, back);
+    REQUIRE(back == codes);
+    for (std::size_t i = 0; i < count; ++i) REQUIRE(code_at<bits>(stream, i) == codes[i]);
+  }
+}
+
+TEMPLATE_LIST_TEST_CASE("packing touches its bytes alone", "[pack]", all_widths) {
+  constexpr int bits = TestType::value;
+  for (std::size_t count : {0u, 1u, 7u, 8u, 9u, 61u}) {
+    auto const codes = random_codes(count, bits, 3);
+    std::size_t const size = packed_bytes<bits>(count);
+    std::vector<std::byte> stream(size + 16, std::byte{0xa5});
+    pack<bits>(codes, std::span(stream).subspan(8, size));
+    std::vector<std::uint8_t> back(count + 16, 0x5a);
+    unpack<bits>(std::span<std::byte const>(stream).subspan(8, size), std::span(back).subspan(8, count));
+    for (std::size_t i = 0; i < 8; ++i) {
+      REQUIRE(stream[i] == std::byte{0xa5});
+      REQUIRE(stream[8 + size + i] == std::byte{0xa5});
+      REQUIRE(back[i] == 0x5a);
+      REQUIRE(back[8 + count + i] == 0x5a);
+    }
+  }
+}
+
+TEST_CASE("the layout of packed codes is fixed", "[pack]") {
+  CHECK(packed<2>({0, 1, 2, 3, 3}) == bytes(std::array{0b11'10'01'00, 0b11}));
+  CHECK(packed<3>({1, 2, 3, 4, 5, 6, 7, 0, 5}) == bytes(std::array{0b11'010'001, 0b0'101'100'0, 0b000'111'11, 0b101}));
+  CHECK(packed<4>({0x1, 0x2, 0xf}) == bytes(std::array{0x21, 0x0f}));
+  CHECK(packed<5>({0b10001, 0b00111}) == bytes(std::array{0b111'10001, 0b00}));
+  CHECK(packed<8>({0xab, 0xcd}) == bytes(std::array{0xab, 0xcd}));
+}
+
+TEST_CASE("packed sizes are exact and cannot overflow", "[pack]") {
+  STATIC_REQUIRE(packed_bytes<3>(0) == 0);
+  STATIC_REQUIRE(packed_bytes<3>(1) == 1);
+  STATIC_REQUIRE(packed_bytes<3>(64 * 128) == 64 * 128 * 3 / 8);
+  constexpr std::size_t most = std::numeric_limits<std::size_t>::max();
+  STATIC_REQUIRE(packed_bytes<8>(most) == most);
+  STATIC_REQUIRE(packed_bytes<1>(most) == most / 8 + 1);
+}
+
+TEST_CASE("packing works at compile time", "[pack]") {
+  constexpr auto round_trip = [] {
+    std::array<std::uint8_t, 11> const codes{1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3};
+    std::array<std::byte, packed_bytes<3>(11)> stream{};
+    pack<3>(codes, stream);
+    std::array<std::uint8_t, 11> back{};
+    unpack<3>(stream, back);
+    return back == codes && code_at<3>(stream, 10) == 3;
+  };
+  STATIC_REQUIRE(round_trip());
+}
+
+TEST_CASE("packing refuses what does not fit", "[pack]") {
+  std::vector<std::uint8_t> codes(9, 7);
+  std::vector<std::byte> stream(4);
+  CHECK_THROWS_WITH(pack<3>(codes, std::span(stream).first(3)),
+                    Catch::Contains("3 bytes for 9 codes of 3 bits, expected 4"));
+  CHECK_THROWS_AS(unpack<3>(std::span<std::byte const>(stream).first(3), codes), error);
+  codes[4] = 8;
+  CHECK_THROWS_WITH(pack<3>(codes, stream), Catch::Contains("more than 3 bits"));
+  CHECK(std::all_of(stream.begin(), stream.end(), [](std::byte b) { return b == std::byte{0}; }));
+  CHECK_THROWS_AS(code_at<3>(stream, 11), error);
+  CHECK(code_at<3>(stream, 9) == 0);
+  CHECK_THROWS_AS(code_at<3>({}, 0), error);
+  CHECK_THROWS_AS(code_at<8>(stream, std::numeric_limits<std::size_t>::max()), error);
+}
