@@ -2,7 +2,6 @@
 /// \file
 /// The affine map between a range of values and the codebook's [−1, 1].
 
-
 #include "kvquant/core/config.hpp"
 #include "kvquant/core/half.hpp"
 
