@@ -38,7 +38,7 @@ constexpr double normal_distribution(double x) {
 /// Φ⁻¹(p), for 1/2 ≤ p ≤ 0.999. Φ is concave there, so Newton's steps from 0 rise to the root and never pass it.
 constexpr double normal_quantile(double p) {
   double x = 0;
-  for (int i = 0; i < 9; ++i) x += (p - normal_distribution(x)) / normal_density(x);
+  for (int i = 0; i < 11; ++i) x += (p - normal_distribution(x)) / normal_density(x);
   return x;
 }
 
@@ -51,9 +51,10 @@ constexpr level_table<Bits> normal_level_table() {
   constexpr std::size_t above = 1u << (Bits - 1), below = above - 1;
   constexpr double parts = 2.0 * above;
   constexpr double outermost = 1 - (1 / parts + 1 / (parts - 1)) / 4;
+  constexpr double largest = normal_quantile(outermost);
   auto const level = [](std::size_t i, std::size_t count) {
     auto const share = static_cast<double>(i) / static_cast<double>(count);
-    return static_cast<float>(normal_quantile(0.5 + share * (outermost - 0.5)) / normal_quantile(outermost));
+    return static_cast<float>(normal_quantile(0.5 + share * (outermost - 0.5)) / largest);
   };
   std::array<float, 2 * above> levels{};
   for (std::size_t i = 1; i <= below; ++i) levels[below - i] = -level(i, below);
