@@ -1,0 +1,108 @@
+#include "runtime/model_config.hpp"
+
+#include <cmath>
+#include <limits>
+#include <string_view>
+
+#include "kvquant/core/error.hpp"
+#include "kvquant/rope/rope.hpp"
+
+namespace kvquant::runtime {
+
+namespace {
+
+/// Look-ups below "<architecture>.".
+class architecture_keys {
+ public:
+  architecture_keys(gguf_file const& file, std::string prefix) : file_(file), prefix_(std::move(prefix) + ".") {}
+
+  std::string key(std::string_view name) const { return prefix_ + std::string(name); }
+  bool contains(std::string_view name) const { return file_.contains(key(name)); }
+
+  /// A count of 1 to 2³¹ − 1.
+  int count(std::string_view name) const { return checked(name, file_.integer(key(name))); }
+  int count_or(std::string_view name, int otherwise) const { return contains(name) ? count(name) : otherwise; }
+  double number_or(std::string_view name, double otherwise) const { return file_.number_or(key(name), otherwise); }
+  std::string_view string_or(std::string_view name, std::string_view otherwise) const {
+    return file_.string_or(key(name), otherwise);
+  }
+
+  void refuse(std::string_view name, std::string_view feature) const {
+    require(!contains(name) || file_.integer(key(name)) == 0, errc::unsupported, file_.origin(), ": ", key(name), ": ",
+            feature, " is not supported");
+  }
+
+ private:
+  int checked(std::string_view name, std::int64_t value) const {
+    require(value >= 1 && value <= std::numeric_limits<int>::max(), errc::bad_file, file_.origin(), ": ", key(name),
+            " is ", value, ", expected 1 to 2147483647");
+    return static_cast<int>(value);
+  }
+
+  gguf_file const& file_;
+  std::string prefix_;
+};
+
+rope_config read_rope(gguf_file const& file, architecture_keys const& keys, model_config const& config) {
+  rope_config rope;
+  rope.pairing = config.architecture == "llama" ? rope_pairing::interleaved : rope_pairing::half_split;
+  rope.theta = keys.number_or("rope.freq_base", 10000.0);
+  rope.rotary_dim = keys.count_or("rope.dimension_count", config.head_dim);
+  std::string_view const scaling =
+      keys.string_or("rope.scaling.type", keys.contains("rope.scale_linear") ? "linear" : "none");
+  rope.factor = keys.number_or("rope.scaling.factor", keys.number_or("rope.scale_linear", 1.0));
+  if (scaling == "linear") {
+    rope.scaling = rope_scaling::linear;
+  } else if (scaling == "yarn") {
+    rope.scaling = rope_scaling::yarn;
+    rope.original_context = keys.count_or("rope.scaling.original_context_length", config.context);
+    rope.attention_factor = keys.number_or("rope.scaling.attn_factor", 1.0) * (0.1 * std::log(rope.factor) + 1);
+  } else {
+    require(scaling == "none", errc::unsupported, file.origin(), ": rope scaling \"", scaling,
+            "\", expected none, linear or yarn");
+  }
+  if (gguf_tensor const* const factors = file.find_tensor("rope_freqs.weight")) {
+    rope.frequency_factors.resize(factors->elements());
+    dequantize(factors->type, factors->data, rope.frequency_factors);
+  }
+  return rope;
+}
+
+std::size_t vocabulary_of(gguf_file const& file) { return file.tensor("token_embd.weight").rows(); }
+
+}  // namespace
+
+model_config read_model_config(gguf_file const& file) {
+  model_config config;
+  config.architecture = file.string("general.architecture");
+  require(config.architecture == "llama" || config.architecture == "qwen2", errc::unsupported, file.origin(),
+          ": architecture \"", config.architecture, "\", expected llama or qwen2");
+  config.name = file.string_or("general.name", config.architecture);
+  architecture_keys const keys(file, config.architecture);
+  keys.refuse("expert_count", "a mixture of experts");
+  config.layers = keys.count("block_count");
+  config.hidden = keys.count("embedding_length");
+  config.q_heads = keys.count("attention.head_count");
+  config.kv_heads = keys.count_or("attention.head_count_kv", config.q_heads);
+  config.feed_forward = keys.count("feed_forward_length");
+  config.context = keys.count("context_length");
+  config.sliding_window = keys.count_or("attention.sliding_window", 0);
+  config.head_dim = keys.count_or("attention.key_length", config.hidden / config.q_heads);
+  require(keys.count_or("attention.value_length", config.head_dim) == config.head_dim, errc::unsupported, file.origin(),
+          ": keys and values of different length");
+  require(config.q_heads % config.kv_heads == 0, errc::bad_file, file.origin(), ": ", config.q_heads,
+          " query heads are no multiple of ", config.kv_heads, " KV heads");
+  config.rms_epsilon = static_cast<float>(keys.number_or("attention.layer_norm_rms_epsilon", 1e-5));
+  require(config.rms_epsilon > 0 && config.rms_epsilon < 1, errc::bad_file, file.origin(), ": rms epsilon is ",
+          config.rms_epsilon, ", expected 0 to 1");
+  std::size_t const vocabulary = vocabulary_of(file);
+  require(vocabulary <= static_cast<std::size_t>(std::numeric_limits<int>::max()), errc::bad_file, file.origin(), ": ",
+          vocabulary, " tokens in the vocabulary");
+  config.vocabulary = static_cast<int>(vocabulary);
+  config.tied_embeddings = file.find_tensor("output.weight") == nullptr;
+  config.rope = read_rope(file, keys, config);
+  static_cast<void>(rope(config.rope, config.head_dim));  // throws for what cannot be
+  return config;
+}
+
+}  // namespace kvquant::runtime

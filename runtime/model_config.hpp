@@ -1,0 +1,36 @@
+#pragma once
+/// \file
+/// The hyperparameters of a Llama-family model, as GGUF metadata gives them.
+
+#include <string>
+
+#include "kvquant/rope/rope_config.hpp"
+#include "runtime/gguf.hpp"
+
+namespace kvquant::runtime {
+
+struct model_config {
+  std::string architecture;  ///< "llama" or "qwen2"
+  std::string name;
+  int layers = 0;
+  int hidden = 0;
+  int q_heads = 0;
+  int kv_heads = 0;
+  int head_dim = 0;
+  int feed_forward = 0;
+  int vocabulary = 0;
+  int context = 0;         ///< tokens the model was trained for
+  int sliding_window = 0;  ///< tokens that attention reaches back; 0: all
+  float rms_epsilon = 1e-5f;
+  bool tied_embeddings = false;
+  rope_config rope;
+
+  int kv_channels() const { return kv_heads * head_dim; }
+  int q_channels() const { return q_heads * head_dim; }
+};
+
+/// Throws `unsupported` naming the architecture or feature that is missing, `bad_file` for what is not there or cannot
+/// be.
+model_config read_model_config(gguf_file const& file);
+
+}  // namespace kvquant::runtime
