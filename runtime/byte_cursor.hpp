@@ -16,14 +16,6 @@
 
 namespace kvquant::runtime {
 
-/// `name` between quotes for an error text: unprintable bytes as '?', cut after 80 bytes.
-inline std::string quoted(std::string_view name) {
-  constexpr std::size_t longest = 80;
-  std::string out = "\"";
-  for (char const c : name.substr(0, longest)) out += c >= ' ' && c <= '~' ? c : '?';
-  return out + (name.size() > longest ? "…\"" : "\"");
-}
-
 class byte_cursor {
  public:
   /// Both must outlive the cursor; `origin` names the bytes in errors.

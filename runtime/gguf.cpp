@@ -9,10 +9,10 @@
 #include <utility>
 
 #include "kvquant/core/error.hpp"
-#include "runtime/byte_cursor.hpp"
 #include "runtime/content_hash.hpp"
 #include "runtime/gguf_parser.hpp"
 #include "runtime/mapped_file.hpp"
+#include "runtime/quoted.hpp"
 
 namespace kvquant::runtime {
 namespace {

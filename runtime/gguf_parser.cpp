@@ -10,6 +10,7 @@
 
 #include "kvquant/core/error.hpp"
 #include "runtime/byte_cursor.hpp"
+#include "runtime/quoted.hpp"
 
 namespace kvquant::runtime {
 namespace {

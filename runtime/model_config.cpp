@@ -16,7 +16,7 @@ class architecture_keys {
  public:
   architecture_keys(gguf_file const& file, std::string prefix) : file_(file), prefix_(std::move(prefix) + ".") {}
 
-  std::string key(std::string_view name) const { return prefix_ + std::string(name); }
+  std::string key(std::string_view name) const { return std::string(prefix_).append(name); }
   bool contains(std::string_view name) const { return file_.contains(key(name)); }
 
   /// A count of 1 to 2³¹ − 1.

@@ -5,6 +5,7 @@
 
 #include "kvquant/core/error.hpp"
 #include "runtime/content_hash.hpp"
+#include "runtime/quoted.hpp"
 #include "runtime/tokenizer/byte_pair.hpp"
 #include "runtime/tokenizer/sentencepiece.hpp"
 #include "runtime/tokenizer/special_tokens.hpp"

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "kvquant/core/error.hpp"
+#include "runtime/quoted.hpp"
 #include "runtime/tokenizer/byte_alphabet.hpp"
 
 namespace kvquant::runtime {

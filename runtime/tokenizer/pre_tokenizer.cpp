@@ -11,8 +11,8 @@
 #include <string>
 
 #include "kvquant/core/error.hpp"
+#include "runtime/quoted.hpp"
 #include "runtime/tokenizer/utf8.hpp"
-#include "runtime/tokenizer/vocabulary.hpp"
 
 namespace kvquant::runtime {
 namespace {

@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "kvquant/core/error.hpp"
+#include "runtime/quoted.hpp"
 
 namespace kvquant::runtime {
 namespace {
@@ -69,19 +70,6 @@ int byte_token_value(std::string_view text) noexcept {
 
 std::string byte_token_text(unsigned char byte) {
   return {'<', '0', 'x', hex_digits[byte >> 4], hex_digits[byte & 15], '>'};
-}
-
-std::string quoted(std::string_view bytes) {
-  constexpr std::size_t shown = 48;
-  std::string out = "'";
-  for (char const c : bytes.substr(0, shown)) {
-    auto const byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7F)
-      out += {'\\', 'x', hex_digits[byte >> 4], hex_digits[byte & 15]};
-    else
-      out += c;
-  }
-  return out + (bytes.size() > shown ? "…'" : "'");
 }
 
 }  // namespace kvquant::runtime

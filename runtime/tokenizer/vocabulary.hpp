@@ -52,7 +52,4 @@ int byte_token_value(std::string_view text) noexcept;
 /// The text of the byte token.
 std::string byte_token_text(unsigned char byte);
 
-/// Untrusted bytes in quotation marks for an error text: escaped, and cut if long.
-std::string quoted(std::string_view bytes);
-
 }  // namespace kvquant::runtime

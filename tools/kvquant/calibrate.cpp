@@ -11,6 +11,7 @@
 #include "kvquant/calibrate/artifact_io.hpp"
 #include "kvquant/calibrate/fit.hpp"
 #include "kvquant/calibrate/statistics_io.hpp"
+#include "runtime/scoring.hpp"
 #include "runtime/simulation/artifact_simulator.hpp"
 #include "tools/kvquant/common.hpp"
 

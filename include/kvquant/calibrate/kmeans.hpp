@@ -32,9 +32,9 @@ class exact_kmeans_solver {
     prefix_.emplace_back();
     for (moments const& bin : bins)
       if (bin.mass > 0) {
+        bins_.push_back({bin.mass / scale_, bin.first / scale_, bin.second / scale_});
         moments sum = prefix_.back();
-        sum += {bin.mass / scale_, bin.first / scale_, bin.second / scale_};
-        prefix_.push_back(sum);
+        prefix_.push_back(sum += bins_.back());
       }
   }
 
@@ -53,7 +53,7 @@ class exact_kmeans_solver {
     std::size_t end = size();
     for (std::size_t k = used; k-- > 0;) {
       std::size_t const begin = cut_[k][end];
-      result.centroids[k] = range(begin, end).mean();
+      result.centroids[k] = mean(begin, end);
       end = begin;
     }
     for (std::size_t k = used; k < clusters; ++k) result.centroids[k] = result.centroids[used - 1];
@@ -66,6 +66,12 @@ class exact_kmeans_solver {
   moments range(std::size_t begin, std::size_t end) const {
     moments const &a = prefix_[begin], &b = prefix_[end];
     return {b.mass - a.mass, b.first - a.first, b.second - a.second};
+  }
+  /// Of bins [begin, end), summed anew: a difference of prefixes loses digits.
+  double mean(std::size_t begin, std::size_t end) const {
+    moments sum;
+    for (std::size_t i = begin; i < end; ++i) sum += bins_[i];
+    return sum.mean();
   }
   double cost(std::size_t begin, std::size_t end) const {
     moments const m = range(begin, end);
@@ -88,7 +94,8 @@ class exact_kmeans_solver {
   }
 
   double scale_ = 0;
-  std::vector<moments> prefix_;                // [size + 1], of the bins with mass, whose masses sum to 1
+  std::vector<moments> bins_;                  // [size], those with mass; the masses sum to 1
+  std::vector<moments> prefix_;                // [size + 1], sums of the bins before
   std::vector<double> best_;                   // [size + 1]
   std::vector<std::vector<std::size_t>> cut_;  // [clusters][size + 1]
 };

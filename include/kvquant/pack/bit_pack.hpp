@@ -102,8 +102,9 @@ template <int Bits>
   requires CodeWidth<Bits>
 constexpr std::uint8_t code_at(std::span<std::byte const> packed, std::size_t i) {
   std::size_t const bit = i % 8 * Bits, first = i / 8 * Bits + bit / 8, last = i / 8 * Bits + (bit + Bits - 1) / 8;
-  require(last < packed.size(), errc::bad_shape, "code_at: code ", i, " of ", Bits, " bits is not in ", packed.size(),
-          " bytes");
+  // Not `require`: g++ 12 would not see that the reads below are within bounds, and warn.
+  if (last >= packed.size()) [[unlikely]]
+    throw error{errc::bad_shape, text("code_at: code ", i, " of ", Bits, " bits is not in ", packed.size(), " bytes")};
   auto const word = static_cast<unsigned>(packed[first]) | static_cast<unsigned>(packed[last]) << 8;
   return static_cast<std::uint8_t>((word >> (bit % 8)) & ((1u << Bits) - 1));
 }

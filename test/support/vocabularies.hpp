@@ -1,0 +1,79 @@
+#pragma once
+/// \file
+/// Small vocabularies for tests of tokenizers, whole but for what a test takes away.
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "runtime/gguf.hpp"
+#include "runtime/tokenizer.hpp"
+#include "runtime/tokenizer/byte_alphabet.hpp"
+#include "runtime/tokenizer/vocabulary.hpp"
+#include "test/support/gguf_writer.hpp"
+
+namespace kvquant::test {
+
+using runtime::token_id;
+using runtime::token_kind;
+
+struct test_vocabulary {
+  std::vector<std::string> texts;
+  std::vector<std::int32_t> kinds;
+  std::vector<float> scores;        ///< only `llama` reads them
+  std::vector<std::string> merges;  ///< only `gpt2` reads them
+  gguf_writer metadata;             ///< everything else
+
+  token_id add(std::string text, token_kind kind = token_kind::normal, float score = 0) {
+    texts.push_back(std::move(text));
+    kinds.push_back(static_cast<std::int32_t>(kind));
+    scores.push_back(score);
+    return static_cast<token_id>(texts.size() - 1);
+  }
+
+  /// The next merge by rank, and the token it makes unless that is there.
+  token_id add_merge(std::string const& left, std::string const& right) {
+    merges.push_back(left + " " + right);
+    for (std::size_t id = 0; id < texts.size(); ++id)
+      if (texts[id] == left + right) return static_cast<token_id>(id);
+    return add(left + right);
+  }
+
+  gguf_writer file() const {
+    gguf_writer out = metadata;
+    out.set("tokenizer.ggml.tokens", texts).set("tokenizer.ggml.token_type", kinds);
+    out.set("tokenizer.ggml.scores", scores).set("tokenizer.ggml.merges", merges);
+    return out;
+  }
+
+  runtime::tokenizer build() const { return build(file()); }
+  static runtime::tokenizer build(gguf_writer const& file) {
+    auto const bytes = file.bytes();
+    return runtime::tokenizer(runtime::gguf_file::parse(bytes, "test.gguf"));
+  }
+};
+
+/// Byte-level BPE in which byte b is token b, without merges.
+inline test_vocabulary byte_level(std::string_view pre_tokenizer) {
+  test_vocabulary v;
+  for (int byte = 0; byte < 256; ++byte) v.add(runtime::spell_bytes(std::string(1, static_cast<char>(byte))));
+  v.metadata.set("tokenizer.ggml.model", "gpt2").set("tokenizer.ggml.pre", pre_tokenizer);
+  v.metadata.set("tokenizer.ggml.bos_token_id", 0u);
+  return v;
+}
+
+/// SentencePiece in which 0, 1, 2 are <unk>, <s>, </s> and byte b is token 3 + b; no other tokens.
+inline test_vocabulary byte_fallback() {
+  test_vocabulary v;
+  v.add("<unk>", token_kind::unknown);
+  v.add("<s>", token_kind::control);
+  v.add("</s>", token_kind::control);
+  for (int byte = 0; byte < 256; ++byte)
+    v.add(runtime::byte_token_text(static_cast<unsigned char>(byte)), token_kind::byte);
+  v.metadata.set("tokenizer.ggml.model", "llama");
+  return v;
+}
+
+}  // namespace kvquant::test
