@@ -19,7 +19,7 @@ namespace kvquant {
 /// Where an artifact comes from. Hashes are whatever identifies the thing to the runtime; an artifact serves the model
 /// of its `model_hash` alone.
 struct provenance {
-  std::string model_name, model_hash, tokenizer_hash, text_hash;
+  std::string model_name{}, model_hash{}, tokenizer_hash{}, text_hash{};
   int samples = 0;         ///< windows
   int context = 0;         ///< tokens per window
   std::uint64_t seed = 0;  ///< of the windows' starts

@@ -1,0 +1,19 @@
+#pragma once
+/// \file
+/// The library in one include: all that needs the standard library alone. Beside it stand
+/// `kvquant/calibrate/artifact_io.hpp` and `statistics_io.hpp` (nlohmann/json) and `kvquant/reference/` (Eigen).
+
+#include "kvquant/calibrate/artifact.hpp"
+#include "kvquant/calibrate/calibrator.hpp"
+#include "kvquant/calibrate/fit.hpp"
+#include "kvquant/core/config.hpp"
+#include "kvquant/core/error.hpp"
+#include "kvquant/core/executor.hpp"
+#include "kvquant/core/half.hpp"
+#include "kvquant/core/view.hpp"
+#include "kvquant/format/formats.hpp"
+#include "kvquant/pack/bit_pack.hpp"
+#include "kvquant/quantize/key_side.hpp"
+#include "kvquant/quantize/spec.hpp"
+#include "kvquant/quantize/value_side.hpp"
+#include "kvquant/rope/rope.hpp"
