@@ -97,6 +97,10 @@ TEST_CASE("empty bins and scarce values", "[calibrate]") {
   CHECK(found.centroids == std::vector<double>{-0.5, 0.25, 0.25, 0.25});
   CHECK_THROWS_AS(exact_kmeans(std::vector<moments>(5), 2), error);
   CHECK_THROWS_AS(exact_kmeans(bins, 0), error);
+  for (moments const impossible : {moments{-1, 0, 0}, moments{std::nan(""), 0, 0}, moments{1, INFINITY, 0}}) {
+    bins[4] = impossible;
+    CHECK_THROWS_WITH(exact_kmeans(bins, 4), Catch::Contains("bin 4"));
+  }
 }
 
 TEST_CASE("histograms merge associatively and keep exact moments", "[calibrate]") {

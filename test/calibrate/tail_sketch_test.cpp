@@ -59,4 +59,6 @@ TEST_CASE("a sketch says what it cannot answer", "[calibrate]") {
   CHECK_THROWS_AS(sketch.quantiles(0.4), error);
   CHECK_THROWS_AS(sketch.merge(tail_sketch(99)), error);
   CHECK_THROWS_AS(tail_sketch(0), error);
+  CHECK_THROWS_WITH(sketch.add(std::nanf("")), Catch::Contains("value 100"));
+  CHECK(sketch.count() == 100);
 }

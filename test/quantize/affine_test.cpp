@@ -2,9 +2,9 @@
 
 #include <catch2/catch.hpp>
 #include <limits>
+#include <vector>
 
 #include "kvquant/core/error.hpp"
-#include "kvquant/core/view.hpp"
 #include "kvquant/quantize/outlier.hpp"
 
 using namespace kvquant;
@@ -57,11 +57,12 @@ TEST_CASE("outliers per side are counted by rank", "[quantize]") {
 }
 
 TEST_CASE("what binary16 cannot hold is refused by name", "[quantize]") {
-  std::vector<float> values = {0, 1, 2, 65504.0f, -3, 4};
-  view2d<float const> const x(values.data(), 2, 3);
-  CHECK_NOTHROW(require_storable(x, "keys"));
+  std::vector<float> token = {0, 1, 2, 65504.0f, -3, 4};
+  CHECK_NOTHROW(require_storable(token, 6, 6, "keys"));
+  CHECK_THROWS_WITH(require_storable(token, 6, 7, "keys"), Catch::Contains("keys: a token of 6 channels and 6 codes"));
+  CHECK_THROWS_AS(require_storable(token, 5, 6, "keys"), error);
   for (float const bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), -70000.0f}) {
-    values[4] = bad;
-    CHECK_THROWS_WITH(require_storable(x, "keys"), Catch::Contains("keys: token 1, channel 1"));
+    token[4] = bad;
+    CHECK_THROWS_WITH(require_storable(token, 6, 6, "keys"), Catch::Contains("keys: channel 4"));
   }
 }

@@ -73,3 +73,14 @@ TEST_CASE("keys refuse ranges that cannot be", "[quantize]") {
   std::vector<value_range> const reversed = {make_range(0, 1), make_range(1, -1)};
   CHECK_THROWS_WITH(key_side<nuq<3>>(reversed, table, true), Catch::Contains("channel 1"));
 }
+
+TEST_CASE("keys refuse tokens of another width and values that are no numbers, and write nothing", "[quantize]") {
+  std::vector<value_range> const ranges(3, make_range(-1, 1));
+  key_side<nuq<3>> const side(ranges, random_table<nuq<3>>(3), true);
+  std::vector<nuq<3>::code_type> codes(3, 99);
+  auto const ignore = [](outlier) {};
+  CHECK_THROWS_WITH(side.quantize(std::vector<float>(2), codes, ignore), Catch::Contains("a token of 2 channels"));
+  CHECK_THROWS_WITH(side.quantize(std::vector<float>{0, 1, std::nanf("")}, codes, ignore),
+                    Catch::Contains("keys: channel 2"));
+  CHECK(codes == std::vector<nuq<3>::code_type>(3, 99));
+}

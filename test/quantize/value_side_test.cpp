@@ -69,4 +69,15 @@ TEST_CASE("values refuse shapes that cannot be", "[quantize]") {
   CHECK_THROWS_AS(rank_selector(0, 0.01), error);
   CHECK_THROWS_AS(rank_selector(70000, 0.01), error);
   CHECK_THROWS_AS(rank_selector(4, 0.9), error);
+  CHECK_THROWS_AS(rank_selector(4, 0).select(std::vector<float>(5)), error);
+}
+
+TEST_CASE("values refuse tokens of another width and values that are no numbers, and write nothing", "[quantize]") {
+  value_side<nuq<3>> const side(3, random_table<nuq<3>>(9), 0.0);
+  rank_selector selector = side.make_selector();
+  std::vector<nuq<3>::code_type> codes(3, 99);
+  auto const quantize = [&](std::vector<float> const& token) { side.quantize(token, codes, selector, [](outlier) {}); };
+  CHECK_THROWS_WITH(quantize({1, 2}), Catch::Contains("a token of 2 channels"));
+  CHECK_THROWS_WITH(quantize({1, 1e9f, 2}), Catch::Contains("values: channel 1"));
+  CHECK(codes == std::vector<nuq<3>::code_type>(3, 99));
 }

@@ -23,11 +23,12 @@ class histogram {
     require(bins >= 1 && bins <= most_bins, errc::bad_shape, "histogram: ", bins, " bins, expected 1 to ", most_bins);
   }
 
-  /// The bin of a normalised value; what lies beyond ±1 (by rounding of the range) falls into the end bins.
+  /// The bin of a normalised value; what lies beyond ±1 (by rounding of the range) falls into the end bins, NaN into
+  /// the first.
   std::size_t bin_of(float x) const noexcept {
     auto const last = static_cast<float>(bins_.size() - 1);
     float const position = (x + 1.0f) * 0.5f * static_cast<float>(bins_.size());
-    return static_cast<std::size_t>(std::clamp(position, 0.0f, last));
+    return static_cast<std::size_t>(position > 0 ? std::min(position, last) : 0.0f);
   }
   void add(float x, double weight) noexcept { bins_[bin_of(x)].add(x, weight); }
   void add_to(std::size_t bin, float x, double weight) noexcept { bins_[bin].add(x, weight); }

@@ -3,6 +3,7 @@
 /// The codebook of least weighted squared error, exactly, by dynamic programming over the bins of a histogram.
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <limits>
 #include <span>
@@ -102,9 +103,15 @@ class exact_kmeans_solver {
 
 }  // namespace detail
 
-/// Minimises Σ w (x − c)² over `clusters` centroids. `bins` by rising value; at least one must have mass.
+/// Minimises Σ w (x − c)² over `clusters` centroids. `bins` by rising value; at least one must have mass. Throws
+/// `bad_value` for no clusters, and for bins whose moments cannot be.
 inline clustering exact_kmeans(std::span<moments const> bins, std::size_t clusters) {
   require(clusters >= 1, errc::bad_value, "k-means: no clusters, expected at least 1");
+  for (std::size_t i = 0; i < bins.size(); ++i)
+    require(bins[i].mass >= 0 && std::isfinite(bins[i].mass) && std::isfinite(bins[i].first) &&
+                std::isfinite(bins[i].second),
+            errc::bad_value, "k-means: bin ", i, " has mass ", bins[i].mass, " and moments ", bins[i].first, ", ",
+            bins[i].second, ", expected finite ones and no negative mass");
   detail::exact_kmeans_solver solver(bins);
   require(solver.size() > 0, errc::bad_value, "k-means: the histogram is empty");
   return solver.solve(clusters);

@@ -27,7 +27,10 @@ class tail_sketch {
     return static_cast<std::size_t>(std::floor(fraction / 2 * static_cast<double>(values))) + 2;
   }
 
+  /// Throws `bad_value` for what is not finite: it has no place in an order.
   void add(float x) {
+    if (!std::isfinite(x)) [[unlikely]]
+      throw error{errc::bad_value, text("tail sketch: value ", count_, " is ", x, ", expected a finite number")};
     ++count_;
     low_.push(x, capacity_, std::less<>{});
     high_.push(x, capacity_, std::greater<>{});

@@ -46,9 +46,11 @@ class key_side {
     return keep_outliers_ && (x < channels_[channel].low || x > channels_[channel].high);
   }
 
-  /// One token: `codes` [channels]; `sink(outlier)` for each outlier, by rising channel.
+  /// One token: `codes` [channels]; `sink(outlier)` for each outlier, by rising channel. Throws `bad_shape`, and
+  /// `bad_value` naming the channel that is no binary16 number; nothing is written then.
   template <class Sink>
   void quantize(std::span<float const> token, std::span<code_type> codes, Sink&& sink) const {
+    require_storable(token, codes.size(), channels(), "keys");
     for (std::size_t channel = 0; channel < channels(); ++channel) {
       float const x = token[channel];
       codes[channel] = encode(channel, x);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "kvquant/core/config.hpp"
 #include "kvquant/core/error.hpp"
@@ -35,14 +36,15 @@ inline std::size_t outliers_per_side(double fraction, std::size_t channels) {
   return per_side;
 }
 
-/// Throws `bad_value` unless every value is finite and representable in binary16; `side` says whose they are.
-template <class View>
-void require_storable(View const& x, char const* side) {
-  for (std::size_t row = 0; row < x.rows; ++row)
-    for (std::size_t col = 0; col < x.cols; ++col)
-      if (!(std::fabs(x(row, col)) <= largest_half)) [[unlikely]]
-        throw error{errc::bad_value, text(side, ": token ", row, ", channel ", col, " is ", x(row, col),
-                                          ", expected a finite value of at most 65504")};
+/// Throws `bad_shape` unless a token and its codes have `channels` elements each, `bad_value` for what binary16 cannot
+/// hold; `side` says whose they are.
+inline void require_storable(std::span<float const> token, std::size_t codes, std::size_t channels, char const* side) {
+  require(token.size() == channels && codes == channels, errc::bad_shape, side, ": a token of ", token.size(),
+          " channels and ", codes, " codes, expected ", channels);
+  for (std::size_t channel = 0; channel < channels; ++channel)
+    if (!(std::fabs(token[channel]) <= largest_half)) [[unlikely]]
+      throw error{errc::bad_value, text(side, ": channel ", channel, " is ", token[channel],
+                                        ", expected a finite value of at most 65504")};
 }
 
 }  // namespace kvquant

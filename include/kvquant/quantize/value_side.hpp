@@ -29,8 +29,10 @@ class rank_selector {
 
   std::size_t channels() const { return order_.size(); }
 
-  /// The range of the middle, as stored. Order is by value, then by channel.
+  /// The range of the middle, as stored. Order is by value, then by channel. No value of `token` [channels] is NaN.
   value_range select(std::span<float const> token) {
+    require(token.size() == channels(), errc::bad_shape, "values: a token of ", token.size(), " channels, expected ",
+            channels());
     std::iota(order_.begin(), order_.end(), std::uint16_t{0});
     auto const before = [token](std::uint16_t a, std::uint16_t b) {
       return token[a] < token[b] || (token[a] == token[b] && a < b);
@@ -72,10 +74,11 @@ class value_side {
   float decode(affine map, code_type code) const { return map.restore(F::decode(table_, code)); }
 
   /// One token: `codes` [channels]; `sink(outlier)` for the smallest by rising channel, then the largest. Returns the
-  /// token's range. `selector` is a copy of `make_selector()` that no other thread uses.
+  /// token's range. `selector` is a copy of `make_selector()` that no other thread uses. Throws as `key_side` does.
   template <class Sink>
   value_range quantize(std::span<float const> token, std::span<code_type> codes, rank_selector& selector,
                        Sink&& sink) const {
+    require_storable(token, codes.size(), channels(), "values");
     value_range const range = selector.select(token);
     affine const map = affine_of(range);
     for (std::size_t channel = 0; channel < token.size(); ++channel) codes[channel] = encode(map, token[channel]);
