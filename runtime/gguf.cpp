@@ -12,7 +12,7 @@
 #include "runtime/content_hash.hpp"
 #include "runtime/gguf_parser.hpp"
 #include "runtime/mapped_file.hpp"
-#include "runtime/quoted.hpp"
+#include "runtime/quote.hpp"
 
 namespace kvquant::runtime {
 namespace {
@@ -53,12 +53,12 @@ struct gguf_file::state {
 
   gguf_value const& at(std::string_view key, std::string_view expected) const {
     auto const* value = find(key);
-    require(value != nullptr, errc::bad_file, origin, ": metadata ", quoted(key), " is missing; expected ", expected);
+    require(value != nullptr, errc::bad_file, origin, ": metadata ", quote(key), " is missing; expected ", expected);
     return *value;
   }
 
   [[noreturn]] void reject(std::string_view key, std::string_view expected, std::string_view found) const {
-    throw error{errc::bad_file, text(origin, ": metadata ", quoted(key), " is ", found, "; expected ", expected)};
+    throw error{errc::bad_file, text(origin, ": metadata ", quote(key), " is ", found, "; expected ", expected)};
   }
 
   /// The alternative `T` of a value or of its array.
@@ -171,7 +171,7 @@ gguf_tensor const* gguf_file::find_tensor(std::string_view name) const {
 
 gguf_tensor const& gguf_file::tensor(std::string_view name) const {
   auto const* found = find_tensor(name);
-  require(found != nullptr, errc::bad_file, origin(), ": tensor ", quoted(name), " is missing");
+  require(found != nullptr, errc::bad_file, origin(), ": tensor ", quote(name), " is missing");
   return *found;
 }
 

@@ -10,7 +10,7 @@
 
 #include "kvquant/core/error.hpp"
 #include "runtime/byte_cursor.hpp"
-#include "runtime/quoted.hpp"
+#include "runtime/quote.hpp"
 
 namespace kvquant::runtime {
 namespace {
@@ -98,7 +98,7 @@ class parser {
     std::size_t const at = in_.at();
     std::string_view const key = in_.take_string("the length of a metadata key");
     auto const type = static_cast<value_type>(in_.take<std::uint32_t>("the type of a metadata value"));
-    std::string const what = "metadata " + quoted(key);
+    std::string const what = "metadata " + quote(key);
     gguf_value value = type == value_type::array ? read_array(what) : read_scalar(type, what);
     if (key == "general.alignment") set_alignment(value, at);
     if (!content_.metadata.emplace(key, std::move(value)).second) in_.fail(errc::bad_file, at, what, " is there twice");
@@ -170,7 +170,7 @@ class parser {
     record r;
     r.at = in_.at();
     r.tensor.name = in_.take_string("the length of a tensor's name");
-    std::string const what = "tensor " + quoted(r.tensor.name);
+    std::string const what = "tensor " + quote(r.tensor.name);
     std::size_t const elements = read_shape(r, what);
     auto const number = in_.take<std::uint32_t>(what);
     auto const type = find_tensor_type(number);
@@ -214,7 +214,7 @@ class parser {
     std::ranges::stable_sort(by_name, {}, [](record const* r) { return r->tensor.name; });
     auto const twice = std::ranges::adjacent_find(by_name, {}, [](record const* r) { return r->tensor.name; });
     if (twice != by_name.end())
-      in_.fail(errc::bad_file, (*std::next(twice))->at, "tensor ", quoted((*twice)->tensor.name), " is there twice");
+      in_.fail(errc::bad_file, (*std::next(twice))->at, "tensor ", quote((*twice)->tensor.name), " is there twice");
   }
 
   /// Gives every tensor its bytes, once they are known to lie inside the file and in no other tensor.
@@ -227,7 +227,7 @@ class parser {
     auto const data = bytes_.subspan(start);
     for (record& r : records_) {
       if (r.offset > data.size() || r.bytes > data.size() - r.offset)
-        in_.fail(errc::bad_file, r.at, "tensor ", quoted(r.tensor.name), " takes ", r.bytes, " bytes from offset ",
+        in_.fail(errc::bad_file, r.at, "tensor ", quote(r.tensor.name), " takes ", r.bytes, " bytes from offset ",
                  r.offset, " on, but the data section has ", data.size(), " bytes");
       r.tensor.data = data.subspan(r.offset, r.bytes);
     }
@@ -244,8 +244,8 @@ class parser {
     if (clash == by_offset.end()) return;
     record const& first = **clash;
     record const& second = **std::next(clash);
-    in_.fail(errc::bad_file, second.at, "tensor ", quoted(second.tensor.name), " at offset ", second.offset,
-             " overlaps tensor ", quoted(first.tensor.name), ", which takes ", first.bytes, " bytes from offset ",
+    in_.fail(errc::bad_file, second.at, "tensor ", quote(second.tensor.name), " at offset ", second.offset,
+             " overlaps tensor ", quote(first.tensor.name), ", which takes ", first.bytes, " bytes from offset ",
              first.offset, " on");
   }
 

@@ -14,7 +14,7 @@
 
 HWY_BEFORE_NAMESPACE();
 namespace kvquant::runtime::kernels {
-namespace HWY_NAMESPACE {
+namespace HWY_NAMESPACE {  // NOLINT(modernize-concat-nested-namespaces): Highway puts one here for each target
 
 namespace hn = hwy::HWY_NAMESPACE;
 using floats = hn::ScalableTag<float>;
@@ -106,10 +106,11 @@ void SoftmaxBackward(float const* p, float* dp, std::size_t n) {
   });
 }
 
+/// The exponential of a positive number may leave its range, so both branches use that of −|x|.
 template <class D, class V>
 HWY_INLINE V sigmoid(D d, V x) {
-  auto const one = hn::Set(d, 1.0f);
-  return hn::Div(one, hn::Add(one, hn::Exp(d, hn::Neg(x))));
+  auto const one = hn::Set(d, 1.0f), e = hn::Exp(d, hn::Neg(hn::Abs(x)));
+  return hn::Div(hn::IfThenElse(hn::Lt(x, hn::Zero(d)), e, one), hn::Add(one, e));
 }
 
 void SiluMultiply(float const* gate, float const* up, float* out, std::size_t n) {

@@ -8,8 +8,6 @@
 #include "kvquant/core/error.hpp"
 #include "runtime/tensor_type.hpp"
 
-extern "C" void openblas_set_num_threads(int threads);
-
 namespace kvquant::runtime {
 
 namespace {

@@ -50,7 +50,7 @@ class tensor_reader {
     return out;
   }
 
-  void check_shape(gguf_tensor const& it, std::vector<std::size_t> expected) const {
+  void check_shape(gguf_tensor const& it, std::vector<std::size_t> const& expected) const {
     std::vector<std::size_t> found = it.shape;
     while (found.size() > expected.size() && found.back() == 1) found.pop_back();
     require(found == expected, errc::bad_file, file_.origin(), ": tensor \"", std::string(it.name), "\" is ",

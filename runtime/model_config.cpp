@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "kvquant/core/error.hpp"
+#include "kvquant/quantize/spec.hpp"
 #include "kvquant/rope/rope.hpp"
 
 namespace kvquant::runtime {
@@ -68,6 +69,17 @@ rope_config read_rope(gguf_file const& file, architecture_keys const& keys, mode
   return rope;
 }
 
+/// Throws, naming the file, for shapes and rotations that the library says cannot be.
+void check(gguf_file const& file, model_config const& config) {
+  try {
+    validate({config.layers, config.q_heads, config.kv_heads, config.head_dim, config.rope});
+    static_cast<void>(rope(config.rope, config.head_dim));
+  } catch (error const& failure) {
+    throw error{failure.code == errc::unsupported ? errc::unsupported : errc::bad_file,
+                text(file.origin(), ": ", failure.what())};
+  }
+}
+
 std::size_t vocabulary_of(gguf_file const& file) { return file.tensor("token_embd.weight").rows(); }
 
 }  // namespace
@@ -101,7 +113,7 @@ model_config read_model_config(gguf_file const& file) {
   config.vocabulary = static_cast<int>(vocabulary);
   config.tied_embeddings = file.find_tensor("output.weight") == nullptr;
   config.rope = read_rope(file, keys, config);
-  static_cast<void>(rope(config.rope, config.head_dim));  // throws for what cannot be
+  check(file, config);
   return config;
 }
 

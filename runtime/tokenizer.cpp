@@ -5,7 +5,7 @@
 
 #include "kvquant/core/error.hpp"
 #include "runtime/content_hash.hpp"
-#include "runtime/quoted.hpp"
+#include "runtime/quote.hpp"
 #include "runtime/tokenizer/byte_pair.hpp"
 #include "runtime/tokenizer/sentencepiece.hpp"
 #include "runtime/tokenizer/special_tokens.hpp"
@@ -19,7 +19,7 @@ std::unique_ptr<text_model> make_model(gguf_file const& file, vocabulary const& 
   if (name == "gpt2") return std::make_unique<byte_pair_model>(file, tokens);
   if (name == "llama") return std::make_unique<sentencepiece_model>(file, tokens);
   throw error{errc::unsupported,
-              text(file.origin(), ": tokenizer model ", quoted(name), " is not known; known are gpt2, llama")};
+              text(file.origin(), ": tokenizer model ", quote(name), " is not known; known are gpt2, llama")};
 }
 
 /// A default outside the vocabulary means that there is no such token; one that the file names must be inside.

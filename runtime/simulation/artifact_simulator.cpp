@@ -26,7 +26,11 @@ std::unique_ptr<simulator> simulate_artifact(std::filesystem::path const& path, 
                                              std::string const& model_hash, executor_ref executor) {
   std::unique_ptr<simulator> result;
   visit_artifact(path, [&]<class S>(artifact<S> const& it) {
-    require_made_for(it.info, config.name, model_hash, shape_of(config));
+    try {
+      require_made_for(it.info, config.name, model_hash, shape_of(config));
+    } catch (error const& failure) {
+      throw error{failure.code, text(path.string(), ": ", failure.what())};
+    }
     result = std::make_unique<artifact_simulator<S>>(it, label_of(it.info), executor);
   });
   return result;

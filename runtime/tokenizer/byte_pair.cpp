@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "kvquant/core/error.hpp"
-#include "runtime/quoted.hpp"
+#include "runtime/quote.hpp"
 #include "runtime/tokenizer/byte_alphabet.hpp"
 
 namespace kvquant::runtime {
@@ -39,7 +39,7 @@ byte_pair_model::byte_pair_model(gguf_file const& file, vocabulary const& tokens
 
 void byte_pair_model::add_merge(std::string_view merge, rank r, std::string const& origin) {
   auto const refuse = [&](auto const&... why) {
-    throw error{errc::bad_file, text(origin, ": merge ", r, " is ", quoted(merge), ", ", why...)};
+    throw error{errc::bad_file, text(origin, ": merge ", r, " is ", quote(merge), ", ", why...)};
   };
   auto const space = merge.find(' ');
   if (space == 0 || space >= merge.size() - 1 || merge.find(' ', space + 1) != std::string_view::npos)
@@ -48,7 +48,7 @@ void byte_pair_model::add_merge(std::string_view merge, rank r, std::string cons
   joined.erase(space, 1);
   auto const known = [&](std::string_view spelled) {
     token_id const id = tokens_.find(spelled);
-    if (id == no_token) refuse("but no token is ", quoted(spelled));
+    if (id == no_token) refuse("but no token is ", quote(spelled));
     return id;
   };
   token_id const left = known(merge.substr(0, space));

@@ -11,7 +11,7 @@
 #include <string>
 
 #include "kvquant/core/error.hpp"
-#include "runtime/quoted.hpp"
+#include "runtime/quote.hpp"
 #include "runtime/tokenizer/utf8.hpp"
 
 namespace kvquant::runtime {
@@ -58,7 +58,7 @@ rule const& find_rule(std::string_view name) {
   if (found != rules.end()) return *found;
   std::string known;
   for (rule const& r : rules) known += (known.empty() ? "" : ", ") + std::string(r.name);
-  throw error{errc::unsupported, text("pre-tokenizer ", quoted(name), " is not known; known are ", known)};
+  throw error{errc::unsupported, text("pre-tokenizer ", quote(name), " is not known; known are ", known)};
 }
 
 std::string pcre2_message(int code) {

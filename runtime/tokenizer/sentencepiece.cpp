@@ -50,6 +50,8 @@ sentencepiece_model::sentencepiece_model(gguf_file const& file, vocabulary const
     token_id const id = tokens.find(byte_token_text(static_cast<unsigned char>(byte)));
     byte_ids_[byte] = id != no_token && tokens.kind(id) == token_kind::byte ? id : no_token;
   }
+  // The unknown token in its place could not be told from one that the text needs.
+  if (!has_byte(' ') && ordinary(space_mark) == no_token) adds_space_ = false;
 }
 
 token_id sentencepiece_model::ordinary(std::string_view spelled) const {

@@ -19,7 +19,8 @@ namespace kvquant::runtime {
 /// Spaces become ▁ (U+2581); characters are the first symbols; of all neighbours that make a token, those with the
 /// highest score are joined first. SentencePiece reads a ▁ of the text itself as a space and replaces invalid UTF-8;
 /// here both become byte tokens, which nothing merges with, so that decoding gives the text back. Where a byte has no
-/// token the unknown token stands for it. `tokens` must outlive this.
+/// token the unknown token stands for it; a vocabulary that cannot spell a space gets none put before the text.
+/// `tokens` must outlive this.
 class sentencepiece_model final : public text_model {
  public:
   /// Throws `bad_file` for scores that are missing, NaN or not one a token, or an unknown token outside the vocabulary.

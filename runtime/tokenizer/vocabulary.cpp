@@ -3,7 +3,7 @@
 #include <limits>
 
 #include "kvquant/core/error.hpp"
-#include "runtime/quoted.hpp"
+#include "runtime/quote.hpp"
 
 namespace kvquant::runtime {
 namespace {
@@ -37,17 +37,17 @@ vocabulary::vocabulary(gguf_file const& file) {
   texts_.assign(texts.begin(), texts.end());
   ids_.reserve(texts_.size());
   for (token_id id = 0; id < size(); ++id) {
-    std::string const& spelled = text(id);
+    std::string_view const spelled = text(id);  // of a std::string, quoted would be std::quoted
     if (spelled.size() > max_token_bytes)
       throw error{errc::bad_file, kvquant::text(file.origin(), ": token ", id, " has ", spelled.size(),
                                                 " bytes, expected at most ", max_token_bytes)};
     if (kind(id) == token_kind::byte && byte_token_value(spelled) < 0)
       throw error{errc::bad_file,
-                  kvquant::text(file.origin(), ": byte token ", id, " is ", quoted(spelled), ", expected <0xNN>")};
+                  kvquant::text(file.origin(), ": byte token ", id, " is ", quote(spelled), ", expected <0xNN>")};
     if (spelled.empty()) continue;
     if (auto const [other, fresh] = ids_.emplace(spelled, id); !fresh)
       throw error{errc::bad_file,
-                  kvquant::text(file.origin(), ": tokens ", other->second, " and ", id, " are both ", quoted(spelled))};
+                  kvquant::text(file.origin(), ": tokens ", other->second, " and ", id, " are both ", quote(spelled))};
   }
 }
 

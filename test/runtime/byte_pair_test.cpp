@@ -12,6 +12,7 @@
 #include "runtime/tokenizer.hpp"
 #include "runtime/tokenizer/byte_alphabet.hpp"
 #include "test/support/random_text.hpp"
+#include "test/support/thrown.hpp"
 #include "test/support/vocabularies.hpp"
 
 using namespace kvquant;
@@ -166,6 +167,38 @@ TEST_CASE("Merging equals the literal rule on random merges", "[tokenizer]") {
       REQUIRE(t.encode(word) == merge_literally(ids(word.begin(), word.end()), merges));
     }
   }
+}
+
+TEST_CASE("Merges that are not two tokens which make a third are refused", "[tokenizer]") {
+  auto const refusal = [](std::string const& merge) {
+    auto v = test::byte_level("gpt-2");
+    v.add_merge("a", "b");
+    for (auto const text : {"<s>", "Ġ<s>", "<s>Ġ"}) v.add(text, token_kind::control);
+    v.merges.push_back(merge);
+    auto const error = test::error_of([&] { v.build(); });
+    CHECK(error.code == errc::bad_file);
+    CHECK_THAT(error.text, test::says("test.gguf: merge 1 is "));
+    return error.text;
+  };
+  for (auto const broken : {"", " ", "ab", " ab", "ab ", "a  b", "a b ", " a b", "a b c"}) {
+    INFO('"' << broken << '"');
+    CHECK_THAT(refusal(broken), test::says("expected two tokens with one space between them"));
+  }
+  CHECK_THAT(refusal("a c"), test::says("\"a c\", but no token is \"ac\""));
+  CHECK_THAT(refusal("ac a"), test::says("but no token is \"ac\""));
+  CHECK_THAT(refusal("a xyz"), test::says("but no token is \"xyz\""));
+  CHECK_THAT(refusal("a \n"), test::says("\"a \\x0A\""));
+  CHECK_THAT(refusal("a b"), test::says("which is there twice"));
+  // A control token's Ġ is the letter, a byte's Ġ is the space.
+  CHECK_THAT(refusal("Ġ <s>"), test::says("these tokens' kinds differ"));
+  CHECK_THAT(refusal("<s> Ġ"), test::says("these tokens' kinds differ"));
+}
+
+TEST_CASE("A vocabulary without merges is one of bytes; without the list of them it is refused", "[tokenizer]") {
+  auto const v = test::byte_level("gpt-2");
+  CHECK(v.build().encode("ab") == ids{'a', 'b'});
+  auto const file = test::without(v.file(), "tokenizer.ggml.merges");
+  CHECK_THAT(test::error_of([&] { test::test_vocabulary::build(file); }).text, test::says("tokenizer.ggml.merges"));
 }
 
 TEST_CASE("Byte-level BPE gives back any bytes", "[tokenizer]") {

@@ -3,12 +3,15 @@
 
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <cstdint>
+#include <limits>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "runtime/tokenizer.hpp"
 #include "test/support/random_text.hpp"
+#include "test/support/thrown.hpp"
 #include "test/support/vocabularies.hpp"
 
 using namespace kvquant;
@@ -97,8 +100,20 @@ TEST_CASE("Without byte tokens the unknown token stands in", "[tokenizer]") {
   v.add("a");
   v.metadata.set("tokenizer.ggml.model", "llama").set("tokenizer.ggml.add_bos_token", false);
   auto const t = v.build();
-  CHECK(t.encode("aba") == ids{0, 1, 0, 1});
+  CHECK(t.encode("ab a") == ids{1, 0, 0, 1});
   CHECK(t.missing_bytes().size() == 256);
+}
+
+TEST_CASE("A vocabulary that cannot spell a space gets none put before the text", "[tokenizer]") {
+  auto v = with_pieces({{"a", 0}}, true);
+  v.kinds[byte_token(' ')] = static_cast<std::int32_t>(token_kind::unused);
+  v.texts[byte_token(' ')] = "[no space]";
+  auto const t = v.build();
+  CHECK(t.missing_bytes() == " ");
+  CHECK(t.encode("a\n") == ids{259, byte_token('\n')});
+  CHECK(t.decode(t.encode("a\n")) == "a\n");
+  v.add("▁");
+  CHECK(v.build().encode("a") == ids{260, 259});
 }
 
 TEST_CASE("Only ordinary tokens make up text", "[tokenizer]") {
@@ -149,6 +164,47 @@ TEST_CASE("Joining equals the literal rule on random pieces", "[tokenizer]") {
       for (token_id const id : t.encode(text)) got.push_back(t.piece(id));
       REQUIRE(got == merge_literally(characters, pieces));
     }
+  }
+}
+
+TEST_CASE("Infinite scores are scores", "[tokenizer]") {
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  auto const t = with_pieces({{"a", 0}, {"b", 0}, {"ab", -infinity}, {"ba", infinity}}).build();
+  CHECK(t.encode("abab") == ids{259, 262, 260});
+  CHECK(t.encode("aab") == ids{259, 261});
+}
+
+TEST_CASE("Scores that are missing, too few or no numbers are refused", "[tokenizer]") {
+  auto const refusal = [](std::vector<float> const& scores) {
+    auto v = with_pieces({{"a", 0}});
+    v.scores = scores;
+    auto const error = test::error_of([&] { v.build(); });
+    CHECK(error.code == errc::bad_file);
+    return error.text;
+  };
+  CHECK_THAT(refusal({}), test::says("tokenizer.ggml.scores has 0 entries, expected one for each of the 260 tokens"));
+  CHECK_THAT(refusal(std::vector<float>(261)), test::says("has 261 entries"));
+  std::vector<float> scores(260);
+  scores[258] = std::numeric_limits<float>::quiet_NaN();
+  CHECK_THAT(refusal(scores), test::says("test.gguf: the score of token 258 is not a number"));
+  auto const file = test::without(with_pieces({}).file(), "tokenizer.ggml.scores");
+  CHECK_THAT(test::error_of([&] { test::test_vocabulary::build(file); }).text, test::says("tokenizer.ggml.scores"));
+}
+
+TEST_CASE("The unknown token is the one that the file names", "[tokenizer]") {
+  auto v = with_pieces({{"a", 0}, {"?", 0}});
+  v.texts[byte_token('b')] = "[no byte]";
+  v.kinds[byte_token('b')] = static_cast<std::int32_t>(token_kind::unused);
+  CHECK(v.build().encode("ab") == ids{259, 0});
+  CHECK(v.build().missing_bytes() == "b");
+  auto const named = [&](int id) {
+    return test::test_vocabulary::build(test::with(v.file(), "tokenizer.ggml.unknown_token_id", id));
+  };
+  CHECK(named(260).encode("ab") == ids{259, 260});
+  for (int const outside : {-1, 261}) {
+    auto const error = test::error_of([&] { named(outside); });
+    CHECK(error.code == errc::bad_file);
+    CHECK_THAT(error.text, test::says("is " + std::to_string(outside) + ", expected an id below 261"));
   }
 }
 

@@ -58,8 +58,7 @@ class byte_sink {
   requires std::is_arithmetic_v<T> byte_sink& put(T value) {
     static_assert(std::endian::native == std::endian::little);
     auto const raw = std::bit_cast<std::array<std::byte, sizeof(T)>>(value);
-    bytes_.insert(bytes_.end(), raw.begin(), raw.end());
-    return *this;
+    return put(std::span<std::byte const>(raw));
   }
   byte_sink& put(gguf_type type) { return put(static_cast<std::uint32_t>(type)); }
   byte_sink& put(half value) { return put(value.bits); }
@@ -68,7 +67,8 @@ class byte_sink {
     return put(std::as_bytes(std::span(value)));
   }
   byte_sink& put(std::span<std::byte const> raw) {
-    bytes_.insert(bytes_.end(), raw.begin(), raw.end());
+    // One by one: g++ 12 warns of an overflow in the range insert that it inlines.
+    for (std::byte const byte : raw) bytes_.push_back(byte);
     return *this;
   }
   byte_sink& pad_to(std::size_t size) {

@@ -2,6 +2,8 @@
 /// \file
 /// Small vocabularies for tests of tokenizers, whole but for what a test takes away.
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -74,6 +76,61 @@ inline test_vocabulary byte_fallback() {
     v.add(runtime::byte_token_text(static_cast<unsigned char>(byte)), token_kind::byte);
   v.metadata.set("tokenizer.ggml.model", "llama");
   return v;
+}
+
+/// Every name and alias.
+inline std::vector<std::string> const pre_tokenizers{"gpt-2",     "smollm", "starcoder",        "refact",
+                                                     "llama-bpe", "llama3", "llama-v3",         "falcon3",
+                                                     "smaug-bpe", "qwen2",  "deepseek-r1-qwen", "megrez"};
+
+/// Control tokens, then user-defined ones that begin alike, begin with a space, and end beyond ASCII.
+inline std::vector<std::string> const special_texts{"<s>", "</s>", "<|im_start|>", "<u>", "<u><v>", " '", "bé"};
+
+/// Those of `special_texts` that are not there yet.
+inline void add_special_texts(test_vocabulary& v) {
+  for (std::size_t i = 0; i < special_texts.size(); ++i)
+    if (std::ranges::find(v.texts, special_texts[i]) == v.texts.end())
+      v.add(special_texts[i], i < 3 ? token_kind::control : token_kind::user_defined);
+}
+
+/// `byte_level` with merges that meet one another, a word that no merge makes, and `special_texts`.
+inline test_vocabulary many_merges(std::string_view pre_tokenizer) {
+  auto v = byte_level(pre_tokenizer);
+  for (auto const& [left, right] : std::vector<std::pair<std::string, std::string>>{{"Ġ", "Ġ"},
+                                                                                    {"Ã", "©"},
+                                                                                    {"a", "b"},
+                                                                                    {"'", "s"},
+                                                                                    {"Ġ", "a"},
+                                                                                    {"Ġa", "b"},
+                                                                                    {"ä", "½"},
+                                                                                    {"ä½", "ł"},
+                                                                                    {"1", "2"}})
+    v.add_merge(left, right);
+  v.add("ba");
+  add_special_texts(v);
+  return v;
+}
+
+/// `byte_fallback` with pieces that meet one another, and `special_texts`.
+inline test_vocabulary many_pieces(bool space_prefix) {
+  auto v = byte_fallback();
+  float score = 0;
+  for (auto const text : {"▁", "a", "b", "▁a", "▁▁", "ab", "é", "a▁", "你", "'s", "s", "'"})
+    v.add(text, token_kind::normal, --score);
+  v.metadata.set("tokenizer.ggml.add_space_prefix", space_prefix);
+  add_special_texts(v);
+  return v;
+}
+
+inline gguf_writer without(gguf_writer file, std::string_view key) {
+  std::erase_if(file.entries, [&](auto const& e) { return e.key == key; });
+  return file;
+}
+
+/// In place of what `key` was.
+template <class T>
+gguf_writer with(gguf_writer const& file, std::string const& key, T const& value) {
+  return without(file, key).set(key, value);
 }
 
 }  // namespace kvquant::test

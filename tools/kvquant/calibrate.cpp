@@ -120,16 +120,37 @@ calibration_options statistics_options(calibrate_options const& options, runtime
           .max_tokens = static_cast<std::size_t>(options.samples) * static_cast<std::size_t>(options.context)};
 }
 
-calibrator gather(calibrate_options const& options, loaded_model& loaded, std::vector<window> const& windows) {
-  calibrator statistics(statistics_options(options, loaded.model.config()));
-  bool const has_ranges = !options.ranges_from.empty();
+/// Of what they are statistics.
+std::string subject(key_space keys, std::string const& model_name, std::string const& model_hash) {
+  return text(to_string(keys), " keys of \"", model_name, "\" (", model_hash, ")");
+}
+std::string subject(saved_statistics const& it) { return subject(it.keys, it.origin.model_name, it.origin.model_hash); }
+
+/// What the pass fills: empty, or with the ranges of statistics that it is to be merged with.
+calibrator begin_statistics(calibrate_options const& options, model_file const& opened) {
+  calibration_options wanted = statistics_options(options, opened.config);
+  if (options.ranges_from.empty()) return calibrator(wanted);
+  saved_statistics const other = load_statistics(options.ranges_from);
+  require(other.origin.model_hash == opened.file.hash() && other.keys == options.keys, errc::bad_format,
+          options.ranges_from, ": statistics of ", subject(other), ", expected ",
+          subject(options.keys, opened.config.name, opened.file.hash()));
+  calibration_options const& theirs = other.statistics.options();
+  wanted.max_tokens = theirs.max_tokens;  // bounds the first pass alone
+  require(wanted == theirs, errc::bad_value, options.ranges_from, ": statistics of ", theirs.outlier_fraction_k,
+          " outliers and ", theirs.sinks, " sinks, expected ", wanted.outlier_fraction_k, " and ", wanted.sinks);
+  calibrator statistics(wanted);
+  statistics.use_ranges_of(other.statistics);
+  return statistics;
+}
+
+calibrator gather(calibrate_options const& options, calibrator statistics, runtime::model const& model,
+                  std::vector<window> const& windows) {
+  bool const has_ranges = statistics.ranges_frozen();
   progress bar("calibrating", windows.size() * (has_ranges ? 3 : 4), options.common.quiet);
-  if (has_ranges) {
-    statistics.use_ranges_of(load_statistics(options.ranges_from).statistics);
-  } else {
+  if (!has_ranges) {
     range_observer ranges(statistics, options.keys);
     for (window const& ids : windows) {
-      loaded.model.forward(ids, &ranges);
+      model.forward(ids, &ranges);
       bar.advance();
     }
     statistics.freeze_ranges();
@@ -137,9 +158,9 @@ calibrator gather(calibrate_options const& options, loaded_model& loaded, std::v
   value_observer values(statistics, options.keys);
   for (window const& ids : windows) {
     if (uses_fisher(options.weights))
-      observe_with_gradients(statistics, options.keys, loaded.model, ids);
+      observe_with_gradients(statistics, options.keys, model, ids);
     else
-      loaded.model.forward(ids, &values);
+      model.forward(ids, &values);
     bar.advance(3);  // a pass with gradients costs about three without
   }
   return statistics;
@@ -147,16 +168,16 @@ calibrator gather(calibrate_options const& options, loaded_model& loaded, std::v
 
 /// Mean loss over the first windows with an artifact at work.
 template <Spec S>
-double simulated_loss(artifact<S> const& it, loaded_model& loaded, std::vector<window> const& windows) {
+double simulated_loss(artifact<S> const& it, runtime::model const& model, std::vector<window> const& windows) {
   constexpr std::size_t most_windows = 2;
-  runtime::artifact_simulator<S> hook(it, it.info.spec, loaded.pool);
+  runtime::artifact_simulator<S> hook(it, it.info.spec, model.executor());
   double sum = 0;
   std::size_t predictions = 0;
   for (std::size_t i = 0; i < std::min(most_windows, windows.size()); ++i) {
-    runtime::matrix const hidden = loaded.model.forward(windows[i], &hook);
+    runtime::matrix const hidden = model.forward(windows[i], &hook);
     auto const targets = std::span(windows[i]).subspan(1);
     for (double const nll :
-         runtime::negative_log_likelihood(loaded.model, view(hidden).middle_rows(0, targets.size()), targets))
+         runtime::negative_log_likelihood(model, view(hidden).middle_rows(0, targets.size()), targets))
       sum += nll;
     predictions += targets.size();
   }
@@ -166,7 +187,7 @@ double simulated_loss(artifact<S> const& it, loaded_model& loaded, std::vector<w
 /// One calibration: where its statistics come from, and the model if it is at hand.
 struct calibration {
   saved_statistics saved;
-  loaded_model* loaded = nullptr;
+  runtime::model const* model = nullptr;
   std::vector<window> windows;
 };
 
@@ -177,12 +198,12 @@ artifact<S> fit_with_q_norm(calibrate_options const& options, calibration const&
                   from.saved.origin};
   artifact<S> plain = fit<S>(from.saved.statistics, how);
   bool const try_both = options.q_norm == q_norm_choice::automatic && S::key_format::fitted &&
-                        S::key_format::bits <= 2 && from.loaded != nullptr;
+                        S::key_format::bits <= 2 && from.model != nullptr;
   if (!try_both) return plain;
   how.q_norm = true;
   artifact<S> normed = fit<S>(from.saved.statistics, how);
-  return simulated_loss(normed, *from.loaded, from.windows) < simulated_loss(plain, *from.loaded, from.windows) ? normed
-                                                                                                                : plain;
+  return simulated_loss(normed, *from.model, from.windows) < simulated_loss(plain, *from.model, from.windows) ? normed
+                                                                                                              : plain;
 }
 
 std::string output_path(calibrate_options const& options, int bits) {
@@ -193,7 +214,7 @@ std::string output_path(calibrate_options const& options, int bits) {
   std::string const placeholder = "{bits}";
   if (auto const at = path.find(placeholder); at != std::string::npos)
     return path.replace(at, placeholder.size(), std::to_string(bits));
-  require(options.bits.size() == 1, errc::bad_value, "-o ", path, ": several --bits need {bits} in the name");
+  require(options.bits.size() == 1, errc::bad_value, "-o ", path, ": expected {bits} in the name for several --bits");
   return path;
 }
 
@@ -235,42 +256,63 @@ saved_statistics merge_statistics(std::vector<std::string> const& paths) {
   for (std::size_t i = 1; i < paths.size(); ++i) {
     saved_statistics const next = load_statistics(paths[i]);
     require(next.origin.model_hash == merged.origin.model_hash && next.keys == merged.keys, errc::bad_format, paths[i],
-            ": statistics of \"", next.origin.model_name, "\" (", next.origin.model_hash, "), expected those of \"",
-            merged.origin.model_name, "\" (", merged.origin.model_hash, ")");
-    merged.statistics.merge(next.statistics);
+            ": statistics of ", subject(next), ", expected those of ", subject(merged));
+    try {
+      merged.statistics.merge(next.statistics);
+    } catch (error const& failure) {
+      throw error{failure.code, text(paths[i], " with ", paths.front(), ": ", failure.what())};
+    }
     merged.origin.samples += next.origin.samples;
     merged.origin.text_hash += "+" + next.origin.text_hash;
   }
   return merged;
 }
 
-void check_before_work(calibrate_options const& options) {
+/// What the command line alone tells.
+void check_usage(calibrate_options const& options) try {
+  require(options.model.empty() != options.from_statistics.empty(), errc::bad_value,
+          "calibrate: expected either a MODEL or --from-stats");
+  require(options.model.empty() || !options.text.path.empty(), errc::bad_value, "calibrate: expected --text");
+  // The last token predicts nothing: without another beside the sinks there is nothing to learn from.
+  require(options.model.empty() || options.sinks <= options.context - 2, errc::bad_value, "--sinks ", options.sinks,
+          ": expected at most ", options.context - 2, ", two fewer than a window has tokens (--context)");
   for (int const bits : options.bits) {
     visit_spec(options.format + std::to_string(bits), [](auto) {});
     output_path(options, bits);
   }
-  require(options.model.empty() != options.from_statistics.empty(), errc::bad_value,
-          "calibrate: expected either a MODEL or --from-stats");
+} catch (error const& failure) {
+  throw CLI::ValidationError(failure.what());
+}
+
+void check_files(calibrate_options const& options) {
+  std::vector<std::string> outputs = {options.common.json, options.statistics_out}, inputs = options.from_statistics;
+  for (int const bits : options.bits) outputs.push_back(output_path(options, bits));
+  for (std::string const& input : {options.model, options.text.path, options.ranges_from})
+    if (!input.empty()) inputs.push_back(input);
+  check_outputs(outputs, inputs);
 }
 
 void calibrate(calibrate_options const& options) {
-  check_before_work(options);
+  check_usage(options);
+  check_files(options);
   if (!options.from_statistics.empty()) {
     calibration from{merge_statistics(options.from_statistics), nullptr, {}};
     write_artifacts(options, from);
     if (!options.statistics_out.empty()) save(from.saved, options.statistics_out);
     return;
   }
-  require(!options.text.path.empty(), errc::bad_value, "calibrate: --text is missing");
   std::string const content = read_text(options.text);
-  loaded_model loaded(options.model, options.common.threads);
-  auto const& config = loaded.model.config();
-  std::vector<window> windows = choose_windows(options, loaded.tokenizer, content);
-  provenance const origin{config.name,        loaded.file.hash(), loaded.tokenizer.hash(),
+  model_file opened(options.model, options.common.threads);
+  std::vector<window> const windows = choose_windows(options, opened.tokenizer, content);
+  calibrator empty = begin_statistics(options, opened);
+  runtime::model const model(opened.file, opened.pool);
+  provenance const origin{opened.config.name, opened.file.hash(), opened.tokenizer.hash(),
                           text_hash(content), options.samples,    options.context,
                           options.seed};
-  calibration from{
-      {gather(options, loaded, windows), runtime::shape_of(config), options.keys, origin}, &loaded, windows};
+  calibration const from{
+      {gather(options, std::move(empty), model, windows), runtime::shape_of(opened.config), options.keys, origin},
+      &model,
+      windows};
   if (!options.statistics_out.empty()) save(from.saved, options.statistics_out);
   write_artifacts(options, from);
 }
@@ -286,6 +328,7 @@ void add_calibrate(CLI::App& app) {
       ->type_name("FILE");
   command->add_option("--bits", options->bits, "widths, all from one pass: 4,3,2")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->capture_default_str();
   command->add_option("--format", options->format, "datatype family: nuq, nf or int")->capture_default_str();
   command->add_option("--outliers", options->outliers, "fraction of values kept sparse")
@@ -309,13 +352,20 @@ void add_calibrate(CLI::App& app) {
       *command, "--q-norm", options->q_norm,
       "decode levels with the moments restored; auto: where it lowers the loss at 2 bits",
       {{"auto", q_norm_choice::automatic}, {"on", q_norm_choice::on}, {"off", q_norm_choice::off}});
-  command->add_option("--seed", options->seed, "of the windows' starts")->capture_default_str();
+  command->add_option("--seed", options->seed, "of the windows' starts")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   command->add_option("--stats", options->statistics_out, "keep the statistics of the pass")->type_name("FILE");
   command
       ->add_option("--ranges", options->ranges_from, "use the key ranges of these statistics, to be merged with them")
       ->type_name("STATS");
-  command->add_option("--from-stats", options->from_statistics, "fit these (merged) statistics again, without a model")
-      ->type_name("STATS");
+  auto* const from_statistics =
+      command
+          ->add_option("--from-stats", options->from_statistics, "fit these (merged) statistics again, without a model")
+          ->type_name("STATS");
+  for (char const* const settled :
+       {"--text", "--outliers", "--samples", "--context", "--sinks", "--keys", "--seed", "--ranges"})
+    from_statistics->excludes(command->get_option(settled));
   add_common(*command, options->common);
   command->callback([options] { calibrate(*options); });
 }

@@ -25,14 +25,15 @@ void add_common(CLI::App& command, common_options& options) {
 
 CLI::Option* add_text(CLI::App& command, text_options& options) {
   command.add_option("--remove", options.remove, "delete this string from the text first (may be repeated)")
-      ->type_name("STRING");
+      ->type_name("STRING")
+      ->allow_extra_args(false);
   return command.add_option("--text", options.path, "plain text, UTF-8")->type_name("FILE");
 }
 
 std::string read_text(text_options const& options) {
   std::error_code code;
-  require(fs::is_regular_file(options.path, code), errc::bad_file, options.path, ": ",
-          code ? code.message() : "not a file");
+  bool const regular = fs::is_regular_file(options.path, code);
+  require(regular, errc::bad_file, options.path, ": ", code ? code.message() : "not a file");
   std::ifstream in(options.path, std::ios::binary);
   std::string content{std::istreambuf_iterator<char>(in), {}};
   require(!in.bad() && in.is_open(), errc::bad_file, options.path, ": cannot be read");
@@ -103,14 +104,39 @@ void print_table(std::vector<std::vector<std::string>> const& rows) {
     std::string line;
     for (std::size_t i = 0; i < row.size(); ++i)
       line += i == 0 ? fmt::format("{:<{}}", row[i], widths[i]) : fmt::format("  {:>{}}", row[i], widths[i]);
-    fmt::print("{}\n", line);
+    fmt::print("{}\n", one_line(std::move(line)));
+  }
+}
+
+std::string one_line(std::string text) {
+  auto const is_control = [](char c) { return static_cast<unsigned char>(c) < ' ' || c == '\x7f'; };
+  std::replace_if(text.begin(), text.end(), is_control, ' ');
+  return text;
+}
+
+void check_outputs(std::vector<std::string> const& outputs, std::vector<std::string> const& inputs) {
+  std::vector<fs::path> taken;
+  std::error_code ignored;  // of files that are not there
+  auto const place_of = [&](std::string const& path) {
+    return fs::weakly_canonical(fs::absolute(path, ignored), ignored);
+  };
+  for (std::string const& input : inputs) taken.push_back(place_of(input));
+  for (std::string const& output : outputs) {
+    if (output.empty()) continue;
+    require(!fs::exists(output, ignored) || fs::is_regular_file(output, ignored), errc::bad_file, output,
+            ": cannot be written: not a regular file");
+    auto const place = place_of(output);
+    require(std::find(taken.begin(), taken.end(), place) == taken.end(), errc::bad_file, output,
+            ": is read or written already, expected another name for this output");
+    taken.push_back(place);
+    atomic_file const can_be_created(output);
   }
 }
 
 void write_json(std::string const& path, nlohmann::json const& value) {
   if (path.empty()) return;
   atomic_file file(path);
-  file.write(value.dump(2) + "\n");
+  file.write(value.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
   file.commit();
 }
 

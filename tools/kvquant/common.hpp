@@ -15,6 +15,7 @@
 #include "backends/cpu/thread_pool.hpp"
 #include "runtime/gguf.hpp"
 #include "runtime/model.hpp"
+#include "runtime/model_config.hpp"
 #include "runtime/tokenizer.hpp"
 
 namespace kvquant::tool {
@@ -53,15 +54,18 @@ std::string read_text(text_options const& options);
 /// A fingerprint of a text, for provenance: 16 hexadecimal digits.
 std::string text_hash(std::string const& text);
 
-/// A model and all that stands on it.
-struct loaded_model {
+/// A model's file before its weights are read, which may take a minute: whatever can be refused at once comes first.
+struct model_file {
   cpu::thread_pool pool;
   runtime::gguf_file file;
+  runtime::model_config config;
   runtime::tokenizer tokenizer;
-  runtime::model model;
 
-  loaded_model(std::string const& path, int threads)
-      : pool(threads), file(runtime::gguf_file::open(path)), tokenizer(file), model(file, pool) {}
+  model_file(std::string const& path, int threads)
+      : pool(threads),
+        file(runtime::gguf_file::open(path)),
+        config(runtime::read_model_config(file)),
+        tokenizer(file) {}
 };
 
 /// "label [#####.....] 43 % 00:12 left" on a terminal's stderr; silent anywhere else.
@@ -83,6 +87,13 @@ class progress {
 
 /// Columns padded to their widest cell; the first column to the left, the others to the right.
 void print_table(std::vector<std::vector<std::string>> const& rows);
+
+/// `text` with spaces for control characters: names and contents of files may hold any byte.
+std::string one_line(std::string text);
+
+/// Throws `bad_file` unless each output (empty: none) can be written and differs from every input and other output:
+/// before long work whose result would be lost.
+void check_outputs(std::vector<std::string> const& outputs, std::vector<std::string> const& inputs);
 
 /// Writes `value` to `path` if one was given; the file appears whole or not at all.
 void write_json(std::string const& path, nlohmann::json const& value);

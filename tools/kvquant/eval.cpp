@@ -96,29 +96,29 @@ std::vector<eval_window> cut_windows(eval_options const& options, runtime::token
   return windows;
 }
 
-std::vector<eval_row> make_rows(eval_options const& options, loaded_model& loaded) {
-  auto const& config = loaded.model.config();
+std::vector<eval_row> make_rows(eval_options const& options, model_file& opened) {
   std::vector<eval_row> rows;
-  rows.push_back({runtime::simulate_baseline("f16", config, loaded.pool), {}, {}});
+  rows.push_back({runtime::simulate_baseline("f16", opened.config, opened.pool), {}, {}});
   for (std::string const& name : options.baselines)
-    if (name != "f16") rows.push_back({runtime::simulate_baseline(name, config, loaded.pool), {}, {}});
+    if (name != "f16") rows.push_back({runtime::simulate_baseline(name, opened.config, opened.pool), {}, {}});
   for (std::string const& path : options.artifacts)
-    rows.push_back({runtime::simulate_artifact(path, config, loaded.file.hash(), loaded.pool), {}, {}});
+    rows.push_back({runtime::simulate_artifact(path, opened.config, opened.file.hash(), opened.pool), {}, {}});
   return rows;
 }
 
-void run(std::vector<eval_row>& rows, loaded_model& loaded, std::vector<eval_window> const& windows, bool quiet) {
+void run(std::vector<eval_row>& rows, runtime::model const& model, std::vector<eval_window> const& windows,
+         bool quiet) {
   progress bar("evaluating", windows.size() * rows.size(), quiet);
   for (eval_window const& window : windows) {
     std::vector<runtime::matrix> hidden;
     std::vector<view2d<float const>> views;
     for (eval_row& row : rows) {
-      hidden.push_back(loaded.model.forward(window.ids, row.cache.get()));
+      hidden.push_back(model.forward(window.ids, row.cache.get()));
       bar.advance();
     }
     for (runtime::matrix const& it : hidden)
       views.emplace_back(it.data(), window.targets.size(), static_cast<std::size_t>(it.cols()));
-    auto const scores = runtime::score_rows(loaded.model, views, window.targets);
+    auto const scores = runtime::score_rows(model, views, window.targets);
     for (std::size_t i = 0; i < rows.size(); ++i) rows[i].append(scores[i]);
   }
 }
@@ -154,19 +154,22 @@ nlohmann::json to_json(std::vector<eval_row> const& rows) {
 }
 
 void eval(eval_options const& options) {
+  std::vector<std::string> inputs = options.artifacts;
+  inputs.insert(inputs.end(), {options.model, options.text.path});
+  check_outputs({options.common.json, options.nll_out}, inputs);
   std::string const content = read_text(options.text);
-  loaded_model loaded(options.model, options.common.threads);
-  auto const windows = cut_windows(options, loaded.tokenizer, content);
-  std::vector<eval_row> rows = make_rows(options, loaded);
-  run(rows, loaded, windows, options.common.quiet);
+  model_file opened(options.model, options.common.threads);
+  auto const windows = cut_windows(options, opened.tokenizer, content);
+  std::vector<eval_row> rows = make_rows(options, opened);
+  run(rows, runtime::model(opened.file, opened.pool), windows, options.common.quiet);
   std::size_t const predictions = rows.front().nll.size();
   if (!options.nll_out.empty()) {
     std::vector<double> all;
     for (eval_row const& row : rows) all.insert(all.end(), row.nll.begin(), row.nll.end());
     write_npy(options.nll_out, rows.size(), predictions, all);
   }
-  write_json(options.common.json, {{"model", loaded.model.config().name},
-                                   {"model_hash", loaded.file.hash()},
+  write_json(options.common.json, {{"model", opened.config.name},
+                                   {"model_hash", opened.file.hash()},
                                    {"text", options.text.path},
                                    {"text_hash", text_hash(content)},
                                    {"mode", options.mode},
@@ -174,7 +177,7 @@ void eval(eval_options const& options) {
                                    {"predictions", predictions},
                                    {"rows", to_json(rows)}});
   if (options.common.quiet) return;
-  fmt::print("{}: {} windows of {} tokens, {} predictions, {}\n", loaded.model.config().name, windows.size(),
+  fmt::print("{}: {} windows of {} tokens, {} predictions, {}\n", one_line(opened.config.name), windows.size(),
              options.context, predictions, options.mode);
   print_rows(rows);
 }
@@ -187,13 +190,18 @@ void add_eval(CLI::App& app) {
   auto const options = std::make_shared<eval_options>();
   command->add_option("MODEL", options->model, "GGUF file")->required();
   add_text(*command, options->text)->required();
-  command->add_option("--artifact", options->artifacts, "calibrated caches")->type_name("FILE");
-  command->add_option("--baseline", options->baselines, "f16 (always there), q8_0, q4_0, kivi2, kivi4, int4, int3")
-      ->delimiter(',');
+  command->add_option("--artifact", options->artifacts, "calibrated cache (may be repeated)")
+      ->type_name("FILE")
+      ->allow_extra_args(false);
+  auto const baselines = runtime::baseline_names();
+  command->add_option("--baseline", options->baselines, "caches to compare with; f16 is always there")
+      ->delimiter(',')
+      ->check(CLI::IsMember(std::vector<std::string>(baselines.begin(), baselines.end())))
+      ->allow_extra_args(false);
   command->add_option("--context", options->context, "tokens per window")
       ->check(CLI::Range(2, 1 << 24))
       ->capture_default_str();
-  command->add_option("--tokens", options->tokens, "tokens of the text to use; 0: all");
+  command->add_option("--tokens", options->tokens, "tokens of the text to use; 0: all")->check(CLI::NonNegativeNumber);
   command->add_option("--mode", options->mode, "simulated: every token is quantized, the current one included")
       ->check(CLI::IsMember({"simulated"}))
       ->capture_default_str();

@@ -28,18 +28,19 @@ void show(inspect_options const& options, table const& rows, nlohmann::json cons
   if (!options.common.quiet) print_table(rows);
 }
 
-std::string one_line(std::string_view value) {
-  constexpr std::size_t most = 60;
-  std::string line;
-  for (char const c : value.substr(0, most)) line += c == '\n' ? ' ' : c;
-  return value.size() > most ? line + "…" : line;
+/// At most 60 bytes, cut between characters.
+std::string shorten(std::string_view value) {
+  std::size_t most = 60;
+  if (value.size() <= most) return std::string(value);
+  while (most > 0 && (static_cast<unsigned char>(value[most]) & 0xc0) == 0x80) --most;
+  return std::string(value.substr(0, most)) + "…";
 }
 
 std::string print(runtime::gguf_value const& value) {
   return std::visit(
       []<class T>(T const& it) -> std::string {
         if constexpr (std::is_same_v<T, std::string_view>)
-          return one_line(it);
+          return shorten(it);
         else if constexpr (std::is_same_v<T, runtime::gguf_array>)
           return std::visit([](auto const& items) { return fmt::format("[{} values]", items.size()); }, it);
         else
@@ -136,6 +137,7 @@ void inspect_statistics(inspect_options const& options, safetensors_file const& 
 }
 
 void inspect(inspect_options const& options) {
+  check_outputs({options.common.json}, {options.path});
   std::array<char, 4> magic{};
   std::ifstream(options.path, std::ios::binary).read(magic.data(), magic.size());
   if (std::string_view(magic.data(), magic.size()) == "GGUF") return inspect_gguf(options);

@@ -15,6 +15,7 @@ struct tokenize_options {
 };
 
 void tokenize(tokenize_options const& options) {
+  check_outputs({options.common.json}, {options.model, options.text.path});
   auto const file = runtime::gguf_file::open(options.model);
   runtime::tokenizer const tokenizer(file);
   std::string const content = read_text(options.text);

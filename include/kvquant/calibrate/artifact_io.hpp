@@ -37,8 +37,9 @@ inline std::string content_hash(std::string const& description, std::span<std::b
 }
 
 inline std::string finish_container(safetensors_writer& file, nlohmann::json const& description) {
-  std::string const json = description.dump();
-  std::string const hash = content_hash(json, file.data());
+  // Names that come from elsewhere may not be UTF-8.
+  std::string const json = description.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  std::string hash = content_hash(json, file.data());
   file.set_metadata("description", json);
   file.set_metadata("hash", hash);
   return hash;
@@ -63,7 +64,7 @@ auto reading(std::string const& origin, F&& f) {
   try {
     return f();
   } catch (nlohmann::json::exception const& failure) {
-    throw error{errc::bad_file, text(origin, ": the description is not what is expected: ", failure.what())};
+    throw error{errc::bad_file, text(origin, ": the description is not what is expected: ", complaint_of(failure))};
   } catch (error const& failure) {
     std::string const what = failure.what();
     throw error{errc::bad_file, what.starts_with(origin) ? what : text(origin, ": ", what)};
@@ -109,6 +110,18 @@ inline std::vector<value_range> unflatten(std::vector<half> const& flat) {
             ", ", high, "], expected finite bounds, lower <= upper");
   }
   return ranges;
+}
+
+/// The sensitivity of every layer's channels: sums of squares.
+template <class T>
+std::vector<std::vector<T>> get_sensitivity(safetensors_file const& file, std::string const& name, std::size_t layers,
+                                            std::size_t channels) {
+  auto sums = get_stacked<T>(file, name, layers, channels);
+  for (auto const& layer : sums)
+    for (T const x : layer)
+      require(std::isfinite(x) && x >= 0, errc::bad_file, "tensor \"", name, "\" holds ", x,
+              ", expected finite values, none negative");
+  return sums;
 }
 
 /// "key.ranges": binary16 [layers, 2 · channels], lower and upper in turn.
@@ -175,7 +188,7 @@ void get_side(safetensors_file const& file, side_members const& side, std::size_
       static_cast<void>(table_of<F>(layers[layer].*side.book));  // throws for levels that cannot be
     }
   }
-  auto sensitivity = get_stacked<float>(file, side.name + ".sensitivity", layers.size(), channels);
+  auto sensitivity = get_sensitivity<float>(file, side.name + ".sensitivity", layers.size(), channels);
   for (std::size_t layer = 0; layer < layers.size(); ++layer)
     layers[layer].*side.sensitivity = std::move(sensitivity[layer]);
 }
@@ -198,6 +211,11 @@ template <Spec S>
 std::vector<std::byte> to_bytes(artifact<S> const& it, std::string* hash = nullptr) {
   require(!it.layers.empty() && it.info.spec == S::name(), errc::bad_format, "artifact of ", it.layers.size(),
           " layers and spec \"", it.info.spec, "\", expected \"", S::name(), "\"");
+  std::size_t const channels = it.layers.front().key_ranges.size();
+  require(it.layers.size() == static_cast<std::size_t>(it.info.shape.layers) &&
+              channels == static_cast<std::size_t>(it.info.shape.kv_channels()),
+          errc::bad_shape, "artifact of ", it.layers.size(), " layers x ", channels, " channels, for a model of ",
+          it.info.shape.layers, " x ", it.info.shape.kv_channels());
   auto file = detail::begin_container(artifact_kind, artifact_version);
   detail::add_ranges(file, it.layers);
   auto const sides = detail::both_sides();

@@ -83,6 +83,20 @@ codebook fit_codebook(side_statistics const& side, fit_options const& options) {
   return book;
 }
 
+/// A side may have weights that are all zero (a gradient that vanishes), so it is enough that one fitted side has some.
+template <Spec S>
+void require_statistics(layer_statistics const& layer, std::size_t index, fit_weights weights) {
+  constexpr bool key = S::key_format::fitted, value = S::value_format::fitted;
+  require(!key || layer.key.values > 0, errc::bad_value, "fit: ", S::name(), " needs observed keys, layer ", index,
+          " has none");
+  require(!value || layer.value.values > 0, errc::bad_value, "fit: ", S::name(), " needs observed values, layer ",
+          index, " has none");
+  bool const has_weights = (key && layer.key.of(weights).total().mass > 0) ||  //
+                           (value && layer.value.of(weights).total().mass > 0);
+  require(has_weights || !uses_fisher(weights) || !(key || value), errc::bad_value, "fit: layer ", index,
+          " was observed without ", to_string(weights), " weights");
+}
+
 }  // namespace detail
 
 /// Fits the codebooks of spec `S`. Throws `bad_value` where a fitted format lacks the statistics that `weights` asks
@@ -110,12 +124,7 @@ artifact<S> fit(calibrator const& statistics, fit_options const& options) {
                  options.origin,
                  {}};
   for (layer_statistics const& layer : statistics.layers()) {
-    require((!key_format::fitted && !value_format::fitted) || layer.value.values > 0, errc::bad_value,
-            "fit: ", S::name(), " needs observed values, there are none");
-    bool const has_weights = !uses_fisher(options.weights) || layer.value.of(options.weights).total().mass > 0 ||
-                             layer.key.of(options.weights).total().mass > 0;
-    require(has_weights || !(key_format::fitted || value_format::fitted), errc::bad_value, "fit: layer ",
-            result.layers.size(), " was observed without ", to_string(options.weights), " weights");
+    detail::require_statistics<S>(layer, result.layers.size(), options.weights);
     result.layers.push_back({layer.key_ranges, detail::fit_codebook<key_format>(layer.key, options),
                              detail::fit_codebook<value_format>(layer.value, options),
                              detail::to_floats(layer.key.sensitivity), detail::to_floats(layer.value.sensitivity)});

@@ -13,6 +13,7 @@
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -29,6 +30,8 @@ static_assert(std::endian::native == std::endian::little,
               "files hold little-endian numbers and are copied as they are");
 
 namespace detail {
+
+inline constexpr char const* metadata_name = "__metadata__";  // in the place of a tensor's
 
 template <class T>
 inline constexpr std::string_view safetensors_dtype = {};
@@ -51,6 +54,12 @@ inline std::size_t dtype_bytes(std::string_view dtype) {
   throw error{errc::bad_file, text("tensor of type ", dtype, ", expected F16, F32, F64, U64 or U8")};
 }
 
+/// Parse errors of the JSON library quote all that they have read, whatever its length and bytes.
+inline std::string complaint_of(nlohmann::json::exception const& failure) {
+  auto const* const parsing = dynamic_cast<nlohmann::json::parse_error const*>(&failure);
+  return parsing == nullptr ? failure.what() : text("no JSON from byte ", parsing->byte, " on");
+}
+
 /// Throws `bad_file` where the product of the sizes and `element_bytes` exceeds `limit`.
 inline std::size_t tensor_bytes(std::span<std::size_t const> shape, std::size_t element_bytes, std::size_t limit) {
   std::size_t bytes = element_bytes;
@@ -59,6 +68,33 @@ inline std::size_t tensor_bytes(std::span<std::size_t const> shape, std::size_t 
     bytes *= size;
   }
   return bytes;
+}
+
+/// An object in which no name occurs twice: of equal ones a JSON parser keeps the last.
+inline nlohmann::json parse_object(char const* begin, char const* end) {
+  using event = nlohmann::json::parse_event_t;
+  std::vector<std::set<std::string>> names;  // of each object that is open
+  auto const check = [&](int, event what, nlohmann::json& value) {
+    if (what == event::object_start) names.emplace_back();
+    if (what == event::object_end) names.pop_back();
+    if (what == event::key)
+      require(names.back().insert(value.get<std::string>()).second, errc::bad_file, "the header has the name ", value,
+              " twice");
+    return true;
+  };
+  auto object = nlohmann::json::parse(begin, end, check);
+  require(object.is_object(), errc::bad_file, "the header is no JSON object");
+  return object;
+}
+
+/// Whole numbers, not negative; the conversion of JSON's numbers would let others pass.
+inline std::vector<std::size_t> sizes_from(nlohmann::json const& value) {
+  std::vector<std::size_t> sizes;
+  for (nlohmann::json const& size : value.get_ref<nlohmann::json::array_t const&>()) {
+    require(size.is_number_unsigned(), errc::bad_file, "the header has ", size, " where a size is expected");
+    sizes.push_back(size.get<std::size_t>());
+  }
+  return sizes;
 }
 
 }  // namespace detail
@@ -71,6 +107,8 @@ class safetensors_writer {
   /// Values are copied. Order of calls is order in the file.
   template <class T>
   void add(std::string const& name, std::vector<std::size_t> const& shape, std::span<T const> values) {
+    require(name != detail::metadata_name && !header_.contains(name), errc::bad_value, "tensor \"", name,
+            "\": the name is given twice");
     std::size_t const bytes = detail::tensor_bytes(shape, sizeof(T), SIZE_MAX);
     require(bytes == values.size_bytes(), errc::bad_shape, "tensor \"", name, "\": ", values.size(),
             " values do not fill its shape");
@@ -87,7 +125,7 @@ class safetensors_writer {
   /// The whole file.
   std::vector<std::byte> bytes() const {
     nlohmann::json header = header_;
-    header["__metadata__"] = metadata_;
+    header[detail::metadata_name] = metadata_;
     std::string json = header.dump();
     json.resize((json.size() + 7) / 8 * 8, ' ');  // so that the tensors are aligned
     std::uint64_t const length = json.size();
@@ -132,7 +170,8 @@ class safetensors_file {
     try {
       parse();
     } catch (nlohmann::json::exception const& failure) {
-      throw error{errc::bad_file, text(origin_, ": the header is not what is expected: ", failure.what())};
+      throw error{errc::bad_file,
+                  text(origin_, ": the header is not what is expected: ", detail::complaint_of(failure))};
     } catch (error const& failure) {
       throw error{failure.code, text(origin_, ": ", failure.what())};
     }
@@ -182,9 +221,9 @@ class safetensors_file {
             "not a safetensors file: a header of ", length, " bytes in a file of ", bytes_.size());
     data_begin_ = sizeof length + static_cast<std::size_t>(length);
     auto const* const json = reinterpret_cast<char const*>(bytes_.data()) + sizeof length;
-    auto const header = nlohmann::json::parse(json, json + length);
+    auto const header = detail::parse_object(json, json + length);
     for (auto const& [name, value] : header.items()) {
-      if (name == "__metadata__")
+      if (name == detail::metadata_name)
         metadata_ = value.get<std::map<std::string, std::string>>();
       else
         tensors_.emplace(name, parse_tensor(name, value));
@@ -193,8 +232,10 @@ class safetensors_file {
   }
 
   tensor parse_tensor(std::string const& name, nlohmann::json const& value) const {
-    tensor it{value.at("dtype").get<std::string>(), value.at("shape").get<std::vector<std::size_t>>(), 0, 0};
-    auto const [begin, end] = value.at("data_offsets").get<std::pair<std::size_t, std::size_t>>();
+    tensor it{value.at("dtype").get<std::string>(), detail::sizes_from(value.at("shape")), 0, 0};
+    auto const offsets = detail::sizes_from(value.at("data_offsets"));
+    require(offsets.size() == 2, errc::bad_file, "tensor \"", name, "\" has ", offsets.size(), " offsets, expected 2");
+    std::size_t const begin = offsets[0], end = offsets[1];
     require(begin <= end && end <= data().size(), errc::bad_file, "tensor \"", name, "\" lies at bytes ", begin, " to ",
             end, " of ", data().size());
     it.begin = begin;

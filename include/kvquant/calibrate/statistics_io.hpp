@@ -72,15 +72,24 @@ inline void get_statistics(safetensors_file const& file, statistics_members cons
       }
     }
   }
-  auto sensitivity =
-      get_stacked<double>(file, it.name + ".sensitivity", layers.size(), static_cast<std::size_t>(options.kv_channels));
+  auto sensitivity = get_sensitivity<double>(file, it.name + ".sensitivity", layers.size(),
+                                             static_cast<std::size_t>(options.kv_channels));
   auto const counts = file.get<std::uint64_t>(it.name + ".counts", {layers.size(), 2});
   for (std::size_t layer = 0; layer < layers.size(); ++layer) {
     side_statistics& side = layers[layer].*it.side;
     side.sensitivity = std::move(sensitivity[layer]);
     side.values = counts[2 * layer];
     side.outliers = counts[2 * layer + 1];
+    require(side.outliers <= side.values, errc::bad_file, "tensor \"", it.name, ".counts\" has ", side.outliers,
+            " outliers of ", side.values, " values");
   }
+}
+
+inline void require_same_size(model_shape const& shape, calibration_options const& options) {
+  validate(shape);
+  require(shape.layers == options.layers && shape.kv_channels() == options.kv_channels, errc::bad_shape,
+          "statistics of ", options.layers, " layers x ", options.kv_channels, " channels, for a model of ",
+          shape.layers, " x ", shape.kv_channels());
 }
 
 }  // namespace detail
@@ -88,6 +97,7 @@ inline void get_statistics(safetensors_file const& file, statistics_members cons
 /// Writes statistics whose ranges are frozen; the file appears whole or not at all.
 inline void save(saved_statistics const& it, std::filesystem::path const& path) {
   require(it.statistics.ranges_frozen(), errc::bad_value, "statistics: the key ranges are not frozen");
+  detail::require_same_size(it.shape, it.statistics.options());
   auto file = detail::begin_container(statistics_kind, statistics_version);
   auto const& layers = it.statistics.layers();
   detail::add_ranges(file, layers);
@@ -117,7 +127,7 @@ inline saved_statistics read_statistics(safetensors_file const& file) {
     saved_statistics it{calibrator(options, std::move(layers)), description.at("shape").get<model_shape>(),
                         detail::enum_from<key_space>(description.at("keys"), detail::key_space_names, "key space"),
                         description.at("origin").get<provenance>()};
-    validate(it.shape);
+    detail::require_same_size(it.shape, options);
     return it;
   });
 }

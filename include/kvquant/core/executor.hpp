@@ -40,7 +40,7 @@ class executor_ref {
   template <Executor E>
     requires(!std::same_as<std::remove_cvref_t<E>, executor_ref>)
   executor_ref(E& executor)
-      : executor_(std::addressof(executor)),
+      : executor_(const_cast<void*>(static_cast<void const*>(std::addressof(executor)))),
         workers_(executor.workers()),
         run_([](void* self, std::size_t tasks, void* f, call_t call) {
           static_cast<E*>(self)->parallel_for(tasks,

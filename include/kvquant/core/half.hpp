@@ -38,7 +38,7 @@ KVQ_HD constexpr float to_float(half h) noexcept {
 
 /// Rounds to nearest, ties to even; overflows to infinity; keeps NaN a NaN.
 KVQ_HD constexpr half to_half(float x) noexcept {
-  std::uint32_t const wide = detail::bits_as<std::uint32_t>(x);
+  auto const wide = detail::bits_as<std::uint32_t>(x);
   auto const sign = static_cast<std::uint16_t>((wide >> 16) & 0x8000u);
   std::uint32_t const magnitude = wide & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return {static_cast<std::uint16_t>(sign | 0x7e00u)};

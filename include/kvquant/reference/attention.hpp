@@ -61,7 +61,7 @@ inline attention_result attention(matrix const& q, matrix const& k, matrix const
       for (Eigen::Index j = 0; j < scores.size(); ++j)
         if (k_positions[static_cast<std::size_t>(j)] > q_positions[static_cast<std::size_t>(t)])
           scores(j) = -std::numeric_limits<double>::infinity();
-      double const m = scores.maxCoeff();
+      double const m = scores.size() > 0 ? scores.maxCoeff() : -std::numeric_limits<double>::infinity();
       require(std::isfinite(m), errc::bad_value, "reference attention: query ", t, " sees no key with a finite score");
       vector const p = (scores.array() - m).exp();
       result.score_max(t, head) = m;

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <numeric>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "kvquant/core/error.hpp"
@@ -50,10 +51,11 @@ struct coded_matrix {
 
 /// The levels of a codebook: `encode` is compared with, `decode` is read.
 struct levels {
-  vector encode, decode;  ///< [2^bits]
+  vector encode, decode;  ///< [2^bits]; `encode` rises
 
-  /// Nearest level, the lower one of two equally near.
+  /// Nearest level, the lower one of two equally near. Far outside, where all distances round to the same, the end.
   int nearest(double x) const {
+    x = std::clamp(x, encode(0), encode(encode.size() - 1));
     Eigen::Index best = 0;
     for (Eigen::Index i = 1; i < encode.size(); ++i)
       if (std::abs(x - encode(i)) < std::abs(x - encode(best))) best = i;
@@ -124,6 +126,9 @@ inline coded_matrix quantize_values(matrix const& v, double outlier_fraction, le
 
 /// The first `sinks` tokens as binary16 keeps them, the rest as coded.
 inline matrix with_sinks(matrix const& exact, coded_matrix const& coded, int sinks) {
+  require(exact.rows() == coded.codes.rows() && exact.cols() == coded.codes.cols(), errc::bad_shape,
+          "reference sinks: exact ", exact.rows(), " x ", exact.cols(), ", codes ", coded.codes.rows(), " x ",
+          coded.codes.cols(), ", expected the same");
   matrix out = coded.reconstruct();
   for (Eigen::Index t = 0; t < std::min<Eigen::Index>(sinks, exact.rows()); ++t)
     for (Eigen::Index c = 0; c < exact.cols(); ++c) out(t, c) = round_to_half(static_cast<float>(exact(t, c)));

@@ -251,11 +251,13 @@ rope_angle_table<T> rope::angle_table(std::int64_t first, std::size_t count) con
   require(pairs == 0 || count <= std::numeric_limits<std::size_t>::max() / sizeof(T) / pairs, errc::bad_shape,
           "rope: a table of ", count, " positions x ", pairs, " pairs is too large");
   rope_angle_table<T> table(first, count, pairs);
-  for (std::size_t i = 0; i < table.cos_.size(); ++i) {
-    auto const position = static_cast<double>(first + static_cast<std::int64_t>(i / pairs));
-    auto const [cos, sin] = detail::cos_sin_of_product(position, inverse_frequencies_[i % pairs]);
-    table.cos_[i] = static_cast<T>(attention_factor_ * cos);
-    table.sin_[i] = static_cast<T>(attention_factor_ * sin);
+  for (std::size_t row = 0; row < count; ++row) {
+    auto const position = static_cast<double>(first + static_cast<std::int64_t>(row));
+    for (std::size_t pair = 0; pair < pairs; ++pair) {
+      auto const [cos, sin] = detail::cos_sin_of_product(position, inverse_frequencies_[pair]);
+      table.cos_[row * pairs + pair] = static_cast<T>(attention_factor_ * cos);
+      table.sin_[row * pairs + pair] = static_cast<T>(attention_factor_ * sin);
+    }
   }
   return table;
 }
@@ -265,8 +267,8 @@ void rope::turn(std::span<T> head, rope_angles<T> angles, T direction) const {
   std::size_t const pairs = inverse_frequencies_.size();
   require(
       head.size() == static_cast<std::size_t>(head_dim_) && angles.cos.size() == pairs && angles.sin.size() == pairs,
-      errc::bad_shape, "rope: a head of ", head.size(), " channels and ", angles.cos.size(), " angles, expected ",
-      head_dim_, " and ", pairs);
+      errc::bad_shape, "rope: a head of ", head.size(), " channels, ", angles.cos.size(), " cosines and ",
+      angles.sin.size(), " sines, expected ", head_dim_, " channels and ", pairs, " of each");
   auto const turn_pair = [&](std::size_t i, T& a, T& b) {
     T const c = angles.cos[i], s = direction * angles.sin[i], old_a = a;
     a = old_a * c - b * s;

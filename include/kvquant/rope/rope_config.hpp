@@ -21,14 +21,14 @@ struct rope_config {
   double theta = 10000.0;
   int rotary_dim = 0;  ///< channels of a head that are rotated, even; 0 means all of them
   rope_scaling scaling = rope_scaling::none;
-  double factor = 1.0;                   ///< linear, ntk, llama3, yarn: the context is this much longer
-  int original_context = 0;              ///< llama3, yarn: tokens the model was first trained for
-  double low_frequency_factor = 1.0;     ///< llama3
-  double high_frequency_factor = 4.0;    ///< llama3
-  double beta_fast = 32.0;               ///< yarn: rotations above which a pair is not interpolated
-  double beta_slow = 1.0;                ///< yarn: rotations below which a pair is interpolated wholly
-  double attention_factor = 0.0;         ///< yarn: multiplies cos and sin; 0 means 0.1 ln(factor) + 1
-  std::vector<float> frequency_factors;  ///< [rotary_dim / 2] divides each inverse frequency (`rope_freqs`), or empty
+  double factor = 1.0;                     ///< linear, ntk, llama3, yarn: the context is this much longer
+  int original_context = 0;                ///< llama3, yarn: tokens the model was first trained for
+  double low_frequency_factor = 1.0;       ///< llama3
+  double high_frequency_factor = 4.0;      ///< llama3
+  double beta_fast = 32.0;                 ///< yarn: rotations above which a pair is not interpolated
+  double beta_slow = 1.0;                  ///< yarn: rotations below which a pair is interpolated wholly
+  double attention_factor = 0.0;           ///< yarn: multiplies cos and sin; 0 means 0.1 ln(factor) + 1
+  std::vector<float> frequency_factors{};  ///< [rotary_dim / 2] divides each inverse frequency (`rope_freqs`), or empty
 };
 
 }  // namespace kvquant

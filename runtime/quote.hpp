@@ -9,7 +9,7 @@
 namespace kvquant::runtime {
 
 /// `name` between quotes, on one line and printable whatever its bytes: the others as \\xNN, and cut after 80 bytes.
-inline std::string quoted(std::string_view name) {
+inline std::string quote(std::string_view name) {
   constexpr std::size_t longest = 80;
   constexpr std::string_view hex_digits = "0123456789ABCDEF";
   std::string out = "\"";

@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+"""kvquant inspect: GGUF files, artifacts, statistics."""
+
+from tool_case import KV_HEADS, LAYERS, ToolCase, main, read_safetensors
+
+
+class Inspect(ToolCase):
+    def lines(self, *words) -> list[list[str]]:
+        return [line.split() for line in self.succeed("inspect", *words).splitlines()]
+
+    def test_a_model(self) -> None:
+        lines = self.lines(self.model)
+        self.assertEqual(lines[0], ["GGUF", "version", "3,", "0.5", "MiB"])
+        self.assertIn(["general.name", "tiny", "llama"], lines)
+        self.assertIn(["llama.attention.head_count_kv", str(KV_HEADS)], lines)
+        self.assertIn(["tokenizer.ggml.tokens", "[256", "values]"], lines)
+        self.assertEqual(lines[-1], ["tensors", "of", "F32", "21,", "0.5", "MiB"])
+
+    def test_a_models_tensors(self) -> None:
+        listed = self.lines(self.model, "--tensors")
+        self.assertIn(["blk.1.attn_k.weight", "F32", "64", "x", "64"], listed)
+        self.assertIn(["output_norm.weight", "F32", "64"], listed)
+        self.assertEqual(len(listed), len(self.lines(self.model)) + 3 + 9 * LAYERS)
+
+    def test_a_model_as_json(self) -> None:
+        found = self.succeed_json("inspect", self.model)
+        self.assertEqual((found["kind"], found["version"]), ("gguf", 3))
+        self.assertEqual(found["metadata"]["llama.block_count"], str(LAYERS))
+        self.assertEqual(len(found["tensors"]), 3 + 9 * LAYERS)
+        self.assertIn({"name": "blk.0.ffn_down.weight", "type": "F32", "shape": [96, 64]}, found["tensors"])
+
+    def test_the_hash_is_of_the_whole_file(self) -> None:
+        before = self.succeed_json("inspect", self.model)["hash"]
+        content = bytearray(self.model.read_bytes())
+        content[-1] ^= 1
+        self.model.write_bytes(content)
+        self.assertNotEqual(self.succeed_json("inspect", self.model)["hash"], before)
+
+    def test_an_artifact(self) -> None:
+        artifact = self.calibrate("a.kvq", "--bits", "2", "--q-norm", "on", "--seed", "5", "--outliers", "0.02")
+        lines = self.lines(artifact)
+        digest = read_safetensors(artifact)[0]["hash"]
+        self.assertEqual(lines[:2], [["artifact", "nuq2"], ["hash", digest]])
+        for expected in ("model tiny llama", "calibrated on 3 windows x 64 tokens, seed 5", "weights fisher",
+                         "outliers 0.02 of keys, 0.02 of values", "sinks 1", "Q-Norm on",
+                         f"shape {LAYERS} layers, 6 query heads, {KV_HEADS} KV heads x 32"):
+            self.assertIn(expected.split(), lines)
+        self.assertEqual([line[0] for line in lines[-1 - LAYERS:]], ["layer", "0", "1"])
+
+    def test_an_artifact_as_json(self) -> None:
+        artifact = self.calibrate("a.kvq")
+        found = self.succeed_json("inspect", artifact)
+        self.assertEqual((found["kind"], found["hash"]), ("artifact", read_safetensors(artifact)[0]["hash"]))
+        self.assertEqual((found["info"]["spec"], found["info"]["origin"]["model_hash"]),
+                         ("nuq3", self.succeed_json("inspect", self.model)["hash"]))
+        self.assertEqual(len(found["layers"]), LAYERS)
+        for layer in found["layers"]:
+            for side in ("key", "value"):
+                self.assertTrue(0 < layer[side]["objective"] < layer[side]["mass"])
+
+    def test_statistics(self) -> None:
+        self.calibrate("a.kvq", "--stats", "s.stats")
+        lines = self.lines("s.stats")
+        values = 3 * (64 - 1) * KV_HEADS * 32  # the sink of each window is not learned from
+        for expected in (f"statistics {LAYERS} layers x {KV_HEADS * 32} channels, 4096 bins", "model tiny llama",
+                         "outliers 0.01 of keys, 0.01 of values", f"values seen per layer {values}"):
+            self.assertIn(expected.split(), lines)
+
+    def test_statistics_as_json(self) -> None:
+        self.calibrate("a.kvq", "--stats", "s.stats", "--seed", "9")
+        found = self.succeed_json("inspect", "s.stats")
+        self.assertEqual((found["kind"], found["origin"]["seed"], found["options"]["kv_channels"]),
+                         ("statistics", 9, KV_HEADS * 32))
+
+    def test_long_and_odd_strings_stay_on_their_line(self) -> None:
+        model = self.write_model("odd.gguf", "--name", "a\nb\x1b[2J" + "é" * 80)
+        lines = self.succeed("inspect", model).splitlines()
+        self.assertEqual(len(lines), len(self.lines(self.model)))
+        (name,) = (line for line in lines if line.startswith("general.name"))
+        self.assertRegex(name, r"^general.name +a b \[2Jé+…$")
+        self.assertEqual(self.succeed_json("inspect", model)["metadata"]["general.name"][-2:], "é…")
+
+    def test_a_name_that_is_not_utf8(self) -> None:
+        model = self.write_model("odd.gguf", "--name", b"caf\xe9".decode("utf-8", "surrogateescape"))
+        self.assertEqual(self.succeed_json("inspect", model)["metadata"]["general.name"], "caf\ufffd")
+
+    def test_anything_else_is_refused(self) -> None:
+        for name, content in (("empty", b""), ("short", b"GG"), ("text", b"just a text, no more"),
+                              ("zeros", bytes(100)),
+                              ("other", b"\x2e" + bytes(7) + b'{"__metadata__":{"format":"pt","kind":"model"}}')):
+            path = self.folder / name
+            path.write_bytes(content)
+            self.expect_error(1, [name], "inspect", path)
+
+
+if __name__ == "__main__":
+    main()
