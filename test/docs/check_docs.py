@@ -12,6 +12,7 @@ import textwrap
 from typing import Iterator
 
 BLOCK = re.compile(r"(?:<!-- (?P<file>\S+):(?P<region>\w+) -->\n)?```cpp\n(?P<code>.*?)```", re.DOTALL)
+FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 
 
@@ -30,7 +31,7 @@ def faults(root: pathlib.Path, page: pathlib.Path) -> Iterator[str]:
         expected = region((root / block["file"]).read_text(encoding="utf-8"), block["region"])
         if expected != block["code"]:
             yield f"{where}: differs from region {block['region']} of {block['file']}:\n{expected}"
-    for link in LINK.findall(text):
+    for link in LINK.findall(FENCED.sub("", text)):
         if not (page.parent / link).exists():
             yield f"{page.relative_to(root)}: a link to {link}, which is not there"
 

@@ -13,7 +13,7 @@ using namespace kvquant::test;
 
 TEMPLATE_LIST_TEST_CASE("keys agree with the reference", "[quantize]", coded_formats) {
   using F = TestType;
-  std::size_t const channels = GENERATE(1, 3, 64, 80, 192);
+  std::size_t const channels = GENERATE(as<std::size_t>(), 1, 3, 64, 80, 192);
   bool const keep_outliers = GENERATE(false, true);
   auto const k = random_keys(65, channels, 11 + channels);
   auto const ranges = middle_ranges(k);

@@ -12,7 +12,7 @@ using namespace kvquant::test;
 
 TEMPLATE_LIST_TEST_CASE("values agree with the reference", "[quantize]", coded_formats) {
   using F = TestType;
-  std::size_t const channels = GENERATE(3, 64, 80, 192, 1024);
+  std::size_t const channels = GENERATE(as<std::size_t>(), 3, 64, 80, 192, 1024);
   double const fraction = GENERATE(0.0, 0.01, 0.05);
   auto const v = random_keys(9, channels, 23 + channels);
   auto const table = random_table<F>(6);

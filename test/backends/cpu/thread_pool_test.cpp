@@ -22,7 +22,7 @@ std::vector<std::size_t> first_numbers(std::size_t count) {
 
 TEST_CASE("each task runs once", "[threads]") {
   int const workers = GENERATE(1, 2, 3, 8);
-  std::size_t const tasks = GENERATE(0u, 1u, 2u, 7u, 1000u);
+  std::size_t const tasks = GENERATE(as<std::size_t>(), 0u, 1u, 2u, 7u, 1000u);
   thread_pool pool(workers);
   REQUIRE(pool.workers() == workers);
   std::vector<std::size_t> ran(tasks, 0);  // unsynchronised: each task owns its element
