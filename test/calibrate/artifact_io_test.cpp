@@ -265,6 +265,20 @@ TEST_CASE("numbers that cannot be are refused, whatever the hash says", "[calibr
   }
 }
 
+TEST_CASE("numbers that are not whole or do not fit are not cut to fit", "[calibrate]") {
+  using nlohmann::json;
+  int whole = 7;
+  for (json const& value : {json(2.9), json(1e300), json(std::int64_t{1} << 31), json(true), json("2"), json(nullptr)})
+    CHECK_THROWS_WITH(detail::get_whole(json{{"layers", value}}, "layers", whole), says("\"layers\": " + value.dump()));
+  std::uint64_t seed = 7;
+  CHECK_THROWS_AS(detail::get_whole(json{{"seed", -1}}, "seed", seed), error);
+  CHECK((whole == 7 && seed == 7));
+  detail::get_whole(json{{"layers", -3}}, "layers", whole);
+  detail::get_whole(json{{"seed", std::numeric_limits<std::uint64_t>::max()}}, "seed", seed);
+  CHECK(whole == -3);
+  CHECK(seed == std::numeric_limits<std::uint64_t>::max());
+}
+
 TEST_CASE("descriptions that do not fit are refused, whatever the hash says", "[calibrate]") {
   auto const with_field = [](char const* pointer, nlohmann::json const& value) {
     INFO(pointer << " = " << value);

@@ -69,7 +69,7 @@ TEST_CASE("dynamic programming finds what brute force finds", "[calibrate]") {
 TEST_CASE("more levels never make a codebook worse", "[calibrate]") {
   auto const bins = random_bins(3000, 99);
   double before = std::numeric_limits<double>::infinity();
-  for (std::size_t clusters : {1, 2, 3, 4, 8, 16, 64, 256}) {
+  for (std::size_t clusters : {1u, 2u, 3u, 4u, 8u, 16u, 64u, 256u}) {
     auto const found = exact_kmeans(bins, clusters);
     CHECK(found.objective < before);
     CHECK(error_of(bins, found.centroids) == Approx(found.objective).epsilon(1e-9));

@@ -22,7 +22,7 @@ float quantile_of_sorted(std::vector<float> const& sorted, double q) {
 TEST_CASE("outer quantiles are those of all the values", "[calibrate]") {
   std::mt19937_64 random(1);
   std::normal_distribution<float> normal;
-  for (std::size_t const count : {1, 2, 3, 100, 1000, 20000}) {
+  for (std::size_t const count : {1u, 2u, 3u, 100u, 1000u, 20000u}) {
     for (double const fraction : {0.0, 0.01, 0.1}) {
       tail_sketch sketch(tail_sketch::capacity_for(fraction, count));
       std::vector<float> values(count);

@@ -3,9 +3,12 @@
 /// The plain structs of calibration as JSON. Names are part of the file formats (docs/artifact_format.md).
 
 #include <array>
+#include <concepts>
+#include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "kvquant/calibrate/artifact.hpp"
 #include "kvquant/core/error.hpp"
@@ -21,6 +24,17 @@ Enum enum_from(nlohmann::json const& value, std::array<std::string_view, N> cons
   for (std::size_t i = 0; i < N; ++i)
     if (names[i] == name) return static_cast<Enum>(i);
   throw error{errc::bad_file, text("unknown ", what, " \"", name, "\"")};
+}
+
+/// A member that is a whole number within the range of `T`; JSON's own conversion would cut others to fit.
+template <std::integral T>
+void get_whole(nlohmann::json const& in, char const* name, T& out) {
+  nlohmann::json const& value = in.at(name);
+  bool const fits = value.is_number_unsigned()
+                        ? std::in_range<T>(value.get<std::uint64_t>())
+                        : value.is_number_integer() && std::in_range<T>(value.get<std::int64_t>());
+  require(fits, errc::bad_file, "the description has \"", name, "\": ", value, ", expected a whole number that fits");
+  out = value.get<T>();
 }
 
 inline constexpr std::array<std::string_view, 2> pairing_names = {"half_split", "interleaved"};
@@ -57,10 +71,10 @@ inline void from_json(nlohmann::json const& in, rope_config& rope) {
   in.at("enabled").get_to(rope.enabled);
   rope.pairing = detail::enum_from<rope_pairing>(in.at("pairing"), detail::pairing_names, "rope pairing");
   in.at("theta").get_to(rope.theta);
-  in.at("rotary_dim").get_to(rope.rotary_dim);
+  detail::get_whole(in, "rotary_dim", rope.rotary_dim);
   rope.scaling = detail::enum_from<rope_scaling>(in.at("scaling"), detail::scaling_names, "rope scaling");
   in.at("factor").get_to(rope.factor);
-  in.at("original_context").get_to(rope.original_context);
+  detail::get_whole(in, "original_context", rope.original_context);
   in.at("low_frequency_factor").get_to(rope.low_frequency_factor);
   in.at("high_frequency_factor").get_to(rope.high_frequency_factor);
   in.at("beta_fast").get_to(rope.beta_fast);
@@ -69,11 +83,60 @@ inline void from_json(nlohmann::json const& in, rope_config& rope) {
   in.at("frequency_factors").get_to(rope.frequency_factors);
 }
 
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(model_shape, layers, q_heads, kv_heads, head_dim, rope)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(provenance, model_name, model_hash, tokenizer_hash, text_hash, samples, context,
-                                   seed, library_version)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(calibration_options, layers, kv_channels, outlier_fraction_k, outlier_fraction_v,
-                                   sinks, max_tokens, bins)
+inline void to_json(nlohmann::json& out, model_shape const& shape) {
+  out = {{"layers", shape.layers},
+         {"q_heads", shape.q_heads},
+         {"kv_heads", shape.kv_heads},
+         {"head_dim", shape.head_dim},
+         {"rope", shape.rope}};
+}
+inline void from_json(nlohmann::json const& in, model_shape& shape) {
+  detail::get_whole(in, "layers", shape.layers);
+  detail::get_whole(in, "q_heads", shape.q_heads);
+  detail::get_whole(in, "kv_heads", shape.kv_heads);
+  detail::get_whole(in, "head_dim", shape.head_dim);
+  in.at("rope").get_to(shape.rope);
+}
+
+inline void to_json(nlohmann::json& out, provenance const& origin) {
+  out = {{"model_name", origin.model_name},
+         {"model_hash", origin.model_hash},
+         {"tokenizer_hash", origin.tokenizer_hash},
+         {"text_hash", origin.text_hash},
+         {"samples", origin.samples},
+         {"context", origin.context},
+         {"seed", origin.seed},
+         {"library_version", origin.library_version}};
+}
+inline void from_json(nlohmann::json const& in, provenance& origin) {
+  in.at("model_name").get_to(origin.model_name);
+  in.at("model_hash").get_to(origin.model_hash);
+  in.at("tokenizer_hash").get_to(origin.tokenizer_hash);
+  in.at("text_hash").get_to(origin.text_hash);
+  detail::get_whole(in, "samples", origin.samples);
+  detail::get_whole(in, "context", origin.context);
+  detail::get_whole(in, "seed", origin.seed);
+  in.at("library_version").get_to(origin.library_version);
+}
+
+inline void to_json(nlohmann::json& out, calibration_options const& options) {
+  out = {{"layers", options.layers},
+         {"kv_channels", options.kv_channels},
+         {"outlier_fraction_k", options.outlier_fraction_k},
+         {"outlier_fraction_v", options.outlier_fraction_v},
+         {"sinks", options.sinks},
+         {"max_tokens", options.max_tokens},
+         {"bins", options.bins}};
+}
+inline void from_json(nlohmann::json const& in, calibration_options& options) {
+  detail::get_whole(in, "layers", options.layers);
+  detail::get_whole(in, "kv_channels", options.kv_channels);
+  in.at("outlier_fraction_k").get_to(options.outlier_fraction_k);
+  in.at("outlier_fraction_v").get_to(options.outlier_fraction_v);
+  detail::get_whole(in, "sinks", options.sinks);
+  detail::get_whole(in, "max_tokens", options.max_tokens);
+  detail::get_whole(in, "bins", options.bins);
+}
 
 inline void to_json(nlohmann::json& out, artifact_info const& info) {
   out = {{"spec", info.spec},
@@ -91,7 +154,7 @@ inline void from_json(nlohmann::json const& in, artifact_info& info) {
   in.at("shape").get_to(info.shape);
   in.at("outlier_fraction_k").get_to(info.outlier_fraction_k);
   in.at("outlier_fraction_v").get_to(info.outlier_fraction_v);
-  in.at("sinks").get_to(info.sinks);
+  detail::get_whole(in, "sinks", info.sinks);
   info.keys = detail::enum_from<key_space>(in.at("keys"), detail::key_space_names, "key space");
   info.weights = detail::enum_from<fit_weights>(in.at("weights"), detail::weight_names, "weights");
   in.at("q_norm").get_to(info.q_norm);
