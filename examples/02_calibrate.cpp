@@ -14,7 +14,7 @@
 namespace {
 
 constexpr int layers = 2, kv_heads = 2, head_dim = 32;
-constexpr std::size_t tokens = 512, channels = kv_heads * head_dim;
+constexpr std::size_t tokens = 512, channels = std::size_t{kv_heads} * head_dim;
 
 /// What a runtime's forward and backward pass would give: here, random numbers.
 struct window {

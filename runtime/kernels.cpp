@@ -13,8 +13,9 @@
 #include <limits>
 
 HWY_BEFORE_NAMESPACE();
+// NOLINTNEXTLINE(modernize-concat-nested-namespaces): HWY_NAMESPACE is another one for each target
 namespace kvquant::runtime::kernels {
-namespace HWY_NAMESPACE {  // NOLINT(modernize-concat-nested-namespaces): Highway puts one here for each target
+namespace HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 using floats = hn::ScalableTag<float>;

@@ -198,10 +198,10 @@ struct q6_k_block {
     for (int run = 0; run < 8; ++run) {
       int const part = run / 4, r = run % 4;  // a half of the block is four runs of 32 elements
       int const low_shift = r / 2 * 4, high_shift = 2 * r;
-      for (int group = 0; group < 2; ++group, out += 16) {
+      for (std::size_t group = 0; group < 2; ++group, out += 16) {
         float const d = unit * static_cast<float>(scales[part][r][group]);
-        auto const* l = &low[part][r % 2][16 * group];
-        auto const* h = &high[part][16 * group];
+        auto const* l = low[part][r % 2] + 16 * group;
+        auto const* h = high[part] + 16 * group;
         for (int i = 0; i < 16; ++i)
           out[i] = d * static_cast<float>(((l[i] >> low_shift & 15) | (h[i] >> high_shift & 3) << 4) - 32);
       }

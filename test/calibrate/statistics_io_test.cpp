@@ -197,7 +197,7 @@ TEST_CASE("options that do not fit the tensors are refused, whatever the hash sa
         whole, [&](container_parts& parts) { parts.description[nlohmann::json::json_pointer(pointer)] = value; });
   };
   CHECK_THAT(with_field("/options/bins", 0), says("0 bins"));
-  CHECK_THAT(with_field("/options/bins", -1), says("bins, expected 1 to"));
+  CHECK_THAT(with_field("/options/bins", -1), says("\"bins\": -1, expected a whole number"));
   CHECK_THAT(with_field("/options/bins", 1 << 20), says("do not fit"));
   CHECK_THAT(with_field("/options/bins", 1), says("expected F64[1, 1, 3]"));
   CHECK_THAT(with_field("/options/layers", 2), says("do not fit"));
