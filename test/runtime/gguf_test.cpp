@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <catch2/catch.hpp>
-#include <concepts>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -15,13 +14,17 @@
 #include "kvquant/core/error.hpp"
 #include "test/support/gguf_walk.hpp"
 #include "test/support/gguf_writer.hpp"
+#include "test/support/thrown.hpp"
 
 namespace kvquant::runtime {
 namespace {
 
 using test::byte_sink;
+using test::error_of;
 using test::gguf_type;
 using test::gguf_writer;
+using test::says;
+using test::thrown;
 using bytes_t = std::vector<std::byte>;
 
 /// A metadata value of every type and a tensor of several.
@@ -44,27 +47,10 @@ gguf_writer sample() {
 
 gguf_file parse(bytes_t const& bytes) { return gguf_file::parse(bytes, "sample"); }
 
-struct thrown {
-  errc code{};
-  std::string text;
-};
-
-template <std::invocable F>
-thrown error_of(F const& f) {
-  try {
-    f();
-  } catch (error const& e) {
-    return {e.code, e.what()};
-  }
-  FAIL("nothing was thrown");
-  return {};
-}
 thrown error_of(bytes_t const& bytes) {
   return error_of([&] { parse(bytes); });
 }
 thrown error_of(gguf_writer const& w) { return error_of(w.bytes()); }
-
-Catch::Matchers::StdString::ContainsMatcher says(std::string const& part) { return Catch::Contains(part); }
 
 template <class T>
 void patch(bytes_t& bytes, std::size_t at, T value) {
