@@ -13,15 +13,21 @@ import sys
 CASE = re.compile(r"^#(?:el)?if CASE == (\d+)\s*//\s*(.+)$", re.MULTILINE)
 
 
+def flags_to_explain(compiler: list[str]) -> list[str]:
+    """GCC, by whatever name it goes, names the missing member only at a greater depth; clang always does."""
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    return [] if "clang" in version else ["-fconcepts-diagnostics-depth=3"]
+
+
 def compile_case(compiler: list[str], include: str, source: str, case: int) -> tuple[bool, str]:
-    depth = ["-fconcepts-diagnostics-depth=3"] if "g++" in pathlib.Path(compiler[-1]).name.split("-") else []
-    command = [*compiler, "-std=c++20", "-fsyntax-only", *depth, f"-I{include}", f"-DCASE={case}", source]
+    command = [*compiler, "-std=c++20", "-fsyntax-only", f"-I{include}", f"-DCASE={case}", source]
     done = subprocess.run(command, capture_output=True, text=True)
     return done.returncode == 0, done.stderr
 
 
 def main() -> int:
     source, include, *compiler = sys.argv[1:]
+    compiler += flags_to_explain(compiler)
     cases = [(int(number), words.strip()) for number, words in CASE.findall(pathlib.Path(source).read_text())]
     faults = [] if cases else ["there is no case in the file"]
     compiles, said = compile_case(compiler, include, source, 0)
