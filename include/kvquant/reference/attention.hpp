@@ -32,12 +32,21 @@ inline matrix rotate_rows(matrix x, rope const& rotation, int head_dim, std::spa
   return x;
 }
 
+/// A sliding window: a query sees `window` latest keys, its own position included, and the first `sinks`. 0: all.
+struct sliding_window {
+  std::int64_t window = 0, sinks = 0;
+
+  bool hides(std::int64_t key, std::int64_t query) const {
+    return window != 0 && key >= sinks && key <= query - window;
+  }
+};
+
 /// Causal attention. `q` [queries, q_heads · head_dim] at `q_positions`, `k` and `v` [tokens, kv_heads · head_dim] at
 /// `k_positions`, queries and keys before RoPE. A query sees the keys whose position is not after its own; query head h
 /// reads KV head h · kv_heads / q_heads. `softmax_scale` is usually 1 / sqrt(head_dim).
 inline attention_result attention(matrix const& q, matrix const& k, matrix const& v, model_shape const& shape,
                                   double softmax_scale, std::span<std::int64_t const> q_positions,
-                                  std::span<std::int64_t const> k_positions) {
+                                  std::span<std::int64_t const> k_positions, sliding_window const& window = {}) {
   validate(shape);
   Eigen::Index const d = shape.head_dim, group = shape.q_heads / shape.kv_heads;
   require(
@@ -58,9 +67,11 @@ inline attention_result attention(matrix const& q, matrix const& k, matrix const
       Eigen::Index const kv_head = head / group;
       vector scores =
           softmax_scale * (k_rotated.middleCols(kv_head * d, d) * q_rotated.row(t).segment(head * d, d).transpose());
-      for (Eigen::Index j = 0; j < scores.size(); ++j)
-        if (k_positions[static_cast<std::size_t>(j)] > q_positions[static_cast<std::size_t>(t)])
-          scores(j) = -std::numeric_limits<double>::infinity();
+      std::int64_t const position = q_positions[static_cast<std::size_t>(t)];
+      for (Eigen::Index j = 0; j < scores.size(); ++j) {
+        std::int64_t const key = k_positions[static_cast<std::size_t>(j)];
+        if (key > position || window.hides(key, position)) scores(j) = -std::numeric_limits<double>::infinity();
+      }
       double const m = scores.size() > 0 ? scores.maxCoeff() : -std::numeric_limits<double>::infinity();
       require(std::isfinite(m), errc::bad_value, "reference attention: query ", t, " sees no key with a finite score");
       vector const p = (scores.array() - m).exp();

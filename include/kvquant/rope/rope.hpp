@@ -86,6 +86,10 @@ class rope {
   template <std::floating_point T = float>
   rope_angle_table<T> angle_table(std::int64_t first, std::size_t count) const;
 
+  /// The angles of one position, into memory of the caller: `cos`, `sin` [rotary_dim / 2].
+  template <std::floating_point T>
+  void angles_at(std::int64_t position, std::span<T> cos, std::span<T> sin) const;
+
   /// head ← attention_factor · R(position) head. `head`: [head_dim]; channels from rotary_dim on stay as they are.
   template <std::floating_point T>
   void rotate(std::span<T> head, std::int64_t position) const {
@@ -251,15 +255,25 @@ rope_angle_table<T> rope::angle_table(std::int64_t first, std::size_t count) con
   require(pairs == 0 || count <= std::numeric_limits<std::size_t>::max() / sizeof(T) / pairs, errc::bad_shape,
           "rope: a table of ", count, " positions x ", pairs, " pairs is too large");
   rope_angle_table<T> table(first, count, pairs);
-  for (std::size_t row = 0; row < count; ++row) {
-    auto const position = static_cast<double>(first + static_cast<std::int64_t>(row));
-    for (std::size_t pair = 0; pair < pairs; ++pair) {
-      auto const [cos, sin] = detail::cos_sin_of_product(position, inverse_frequencies_[pair]);
-      table.cos_[row * pairs + pair] = static_cast<T>(attention_factor_ * cos);
-      table.sin_[row * pairs + pair] = static_cast<T>(attention_factor_ * sin);
-    }
-  }
+  if (pairs == 0) return table;
+  for (std::size_t row = 0; row < count; ++row)
+    angles_at(first + static_cast<std::int64_t>(row), std::span(table.cos_).subspan(row * pairs, pairs),
+              std::span(table.sin_).subspan(row * pairs, pairs));
   return table;
+}
+
+template <std::floating_point T>
+void rope::angles_at(std::int64_t position, std::span<T> cos, std::span<T> sin) const {
+  std::size_t const pairs = inverse_frequencies_.size();
+  require(position >= -max_position && position <= max_position, errc::bad_value, "rope: position ", position,
+          ", expected it within ±", max_position);
+  require(cos.size() == pairs && sin.size() == pairs, errc::bad_shape, "rope: room for ", cos.size(), " cosines and ",
+          sin.size(), " sines, expected ", pairs, " of each");
+  for (std::size_t pair = 0; pair < pairs; ++pair) {
+    auto const [c, s] = detail::cos_sin_of_product(static_cast<double>(position), inverse_frequencies_[pair]);
+    cos[pair] = static_cast<T>(attention_factor_ * c);
+    sin[pair] = static_cast<T>(attention_factor_ * s);
+  }
 }
 
 template <class T>

@@ -1,0 +1,307 @@
+#pragma once
+/// \file
+/// Decode attention over packed pages in portable C++: every tile becomes floats, keys turn by their place in it, and
+/// queries turn to its base (see `rope.hpp`). Written to be right; the reference is what it is held to.
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <vector>
+
+#include "backends/cpu/generic/policy.hpp"
+#include "backends/cpu/generic/tile.hpp"
+#include "kvquant/attend/attend_args.hpp"
+#include "kvquant/attend/backend.hpp"
+#include "kvquant/attend/softmax_state.hpp"
+#include "kvquant/core/scratch_pool.hpp"
+
+namespace kvquant::cpu::generic {
+
+/// What cannot be done with an artifact's model and datatypes.
+inline support supports(artifact_info const& info) {
+  int const d = info.shape.head_dim;
+  if (d < 16 || d > 256 || d % 16 != 0)
+    return {text("head_dim ", d, ", expected a multiple of 16 up to 256")};
+  if (info.keys != key_space::pre_rope) return {"keys quantized after RoPE, expected keys before RoPE"};
+  return {};
+}
+
+template <Spec S>
+class attention {
+ public:
+  /// Throws `unsupported` naming what is missing.
+  explicit attention(artifact<S> const& it)
+      : shape_(checked(it).shape),
+        geometry_(make_page_geometry(shape_.head_dim, S::key_format::bits, S::value_format::bits,
+                                     it.info.outlier_fraction_k, it.info.outlier_fraction_v)),
+        rotation_(shape_.rope, shape_.head_dim),
+        page_angles_(rotation_.angle_table<float>(0, page_tokens)),
+        page_step_(rotation_.angle_table<double>(page_tokens, 1)) {
+    for (int layer = 0; layer < shape_.layers; ++layer) readers_.emplace_back(it, layer, geometry_);
+  }
+
+  void operator()(int layer, std::span<attend_args const> batch, executor_ref executor) const {
+    require(layer >= 0 && layer < shape_.layers, errc::bad_value, "attend: layer ", layer, ", expected 0 to ",
+            shape_.layers - 1);
+    for (attend_args const& it : batch) validate(it, shape_);
+    auto const work = workspaces_.borrow();
+    work->workers.resize(std::max(work->workers.size(), static_cast<std::size_t>(executor.workers())));
+    // In waves, so that long prompts need no more memory than one wave's partial results.
+    work->start_wave();
+    for (attend_args const& args : batch) {
+      auto const policy = policy_selector{}(
+          {shape_, S::key_format::bits, S::value_format::bits, geometry_.slot_bytes() > 0, args.q.rows});
+      for (std::size_t row = 0; row < args.q.rows; row += policy.rows_per_block) {
+        plan_block({&args, row, std::min(policy.rows_per_block, args.q.rows - row)}, policy, *work);
+        if (work->partial_floats < wave_floats) continue;
+        run_wave(readers_[static_cast<std::size_t>(layer)], *work, executor);
+        work->start_wave();
+      }
+    }
+    run_wave(readers_[static_cast<std::size_t>(layer)], *work, executor);
+  }
+
+ private:
+  static constexpr std::size_t wave_floats = std::size_t{1} << 22;
+
+  /// Consecutive queries of one sequence.
+  struct block {
+    attend_args const* args;
+    std::size_t first_row, rows;
+  };
+  /// What one task reads: some tiles of one KV head, for one block of queries.
+  struct split {
+    block queries;
+    std::size_t kv_head;
+    run where;
+    std::size_t first_tile, tiles;
+    std::size_t partial;  // where its results start: m, l, o of every (row, head of the group)
+  };
+  /// The splits of one KV head and one block, in the order of their tokens.
+  struct merge_group {
+    std::size_t first_split, splits;
+  };
+  struct worker {
+    typename tile_reader<S>::buffer tile;
+    std::vector<double> cos, sin;  // [rows, pairs] of the query's position relative to the tile's base
+    std::vector<float> q;          // [rows, group, head_dim]
+    std::array<float, page_tokens> scores;
+  };
+  struct workspace {
+    std::vector<split> splits;
+    std::vector<merge_group> groups;
+    std::vector<float> partials;
+    std::vector<worker> workers;
+    std::size_t partial_floats = 0;
+    void start_wave() {
+      splits.clear();
+      groups.clear();
+      partial_floats = 0;
+    }
+  };
+
+  static artifact_info const& checked(artifact<S> const& it) {
+    require_supported(supports(it.info), "generic CPU backend");
+    return it.info;
+  }
+
+  std::size_t head_dim() const { return geometry_.head_dim; }
+  std::size_t kv_heads() const { return static_cast<std::size_t>(shape_.kv_heads); }
+  std::size_t group() const { return static_cast<std::size_t>(shape_.q_heads / shape_.kv_heads); }
+  std::size_t pairs() const { return page_step_.pairs(); }
+  std::size_t partial_size() const { return head_dim() + 2; }
+
+  void plan_block(block const& queries, attention_policy const& policy, workspace& work) const {
+    layer_view const& cache = queries.args->cache;
+    for (std::size_t kv_head = 0; kv_head < kv_heads(); ++kv_head) {
+      std::size_t const first_split = work.splits.size();
+      for (run const where : {run::sinks, run::pages, run::tail})
+        for (std::size_t tile = 0; tile < tiles_in(cache, where); tile += policy.tiles_per_split) {
+          std::size_t const tiles = std::min(policy.tiles_per_split, tiles_in(cache, where) - tile);
+          work.splits.push_back({queries, kv_head, where, tile, tiles, work.partial_floats});
+          work.partial_floats += queries.rows * group() * partial_size();
+        }
+      work.groups.push_back({first_split, work.splits.size() - first_split});
+    }
+  }
+
+  void run_wave(tile_reader<S> const& reader, workspace& work, executor_ref executor) const {
+    work.partials.resize(std::max(work.partials.size(), work.partial_floats));
+    executor.parallel_for(work.splits.size(), [&](std::size_t task, int index) {
+      split const& it = work.splits[task];
+      attend_split(reader, it, work.partials.data() + it.partial, work.workers[static_cast<std::size_t>(index)]);
+    });
+    executor.parallel_for(work.groups.size(), [&](std::size_t task, int) { merge_splits(work, work.groups[task]); });
+  }
+
+  /// `partials`: m, l, o [head_dim] of every (row, head of the group).
+  void attend_split(tile_reader<S> const& reader, split const& it, float* partials, worker& mine) const {
+    std::size_t const rows = it.queries.rows, d = head_dim();
+    for (std::size_t i = 0; i < rows * group(); ++i) {
+      partials[i * partial_size()] = -std::numeric_limits<float>::infinity();
+      std::fill_n(partials + i * partial_size() + 1, d + 1, 0.0f);
+    }
+    reader.prepare(mine.tile);
+    start_angles(it, mine);
+    for (std::size_t tile = it.first_tile; tile < it.first_tile + it.tiles; ++tile) {
+      if (tile > it.first_tile) step_angles(rows, mine);
+      tile_place const place = place_of(it.queries.args->cache, it.where, tile);
+      if (!any_visible(it, place)) continue;
+      reader.read(it.queries.args->cache, it.where, tile, it.kv_head, mine.tile);
+      auto const k = mine.tile.keys(place.tokens, d), v = mine.tile.values(place.tokens, d);
+      rotate_keys(k, rotation_, page_angles_);
+      rotate_queries(it, mine);
+      for (std::size_t row = 0; row < rows; ++row) {
+        auto const [first, last] = visible_in(it, row, place);
+        if (first >= last) continue;
+        for (std::size_t head = 0; head < group(); ++head) {
+          std::size_t const at = row * group() + head;
+          add_tokens({mine.q.data() + at * d, d}, k.middle_rows(first, last - first),
+                     v.middle_rows(first, last - first), mine.scores, partials + at * partial_size());
+        }
+      }
+    }
+  }
+
+  struct token_range {
+    std::size_t first, last;
+  };
+  /// The tokens of a tile that a row sees, counted from the tile's first.
+  token_range visible_in(split const& it, std::size_t row, tile_place const& place) const {
+    attend_args const& args = *it.queries.args;
+    std::size_t const position = args.position(it.queries.first_row + row);
+    if (place.base > position) return {0, 0};
+    std::size_t const from = it.where == run::sinks ? 0 : args.first_visible(position);
+    return {from > place.base ? std::min(from - place.base, place.tokens) : 0,
+            std::min(place.tokens, position + 1 - place.base)};
+  }
+  bool any_visible(split const& it, tile_place const& place) const {
+    for (std::size_t row : {std::size_t{0}, it.queries.rows - 1}) {  // the window starts with the first, ends with the last
+      auto const [first, last] = visible_in(it, row, place);
+      if (first < last) return true;
+    }
+    // Between them both ends move; a tile that neither sees lies before the window or after the queries.
+    return it.queries.args->window != 0 && it.queries.args->window < it.queries.rows;
+  }
+
+  /// Angles of every row relative to the first tile's base: exact.
+  void start_angles(split const& it, worker& mine) const {
+    attend_args const& args = *it.queries.args;
+    std::size_t const base = place_of(args.cache, it.where, it.first_tile).base;
+    mine.cos.resize(std::max(mine.cos.size(), it.queries.rows * pairs()));
+    mine.sin.resize(mine.cos.size());
+    if (pairs() == 0) return;
+    bool const rotated = args.space == query_space::post_rope;
+    double const factor = rotated ? rotation_.attention_factor() : 1;
+    for (std::size_t row = 0; row < it.queries.rows; ++row) {
+      std::size_t const position = rotated ? 0 : args.position(it.queries.first_row + row);
+      auto const cos = std::span(mine.cos).subspan(row * pairs(), pairs());
+      auto const sin = std::span(mine.sin).subspan(row * pairs(), pairs());
+      rotation_.angles_at(static_cast<std::int64_t>(position) - static_cast<std::int64_t>(base), cos, sin);
+      for (std::size_t pair = 0; rotated && pair < pairs(); ++pair) {
+        cos[pair] /= factor;  // the query has it already
+        sin[pair] /= factor;
+      }
+    }
+  }
+  /// On to the next tile, whose base is a page further: an error of 2^-53 a step.
+  void step_angles(std::size_t rows, worker& mine) const {
+    double const factor = rotation_.attention_factor();
+    auto const [step_cos, step_sin] = page_step_[0];
+    for (std::size_t row = 0; row < rows; ++row)
+      for (std::size_t pair = 0; pair < pairs(); ++pair) {
+        double& cos = mine.cos[row * pairs() + pair];
+        double& sin = mine.sin[row * pairs() + pair];
+        double const c = step_cos[pair] / factor, s = step_sin[pair] / factor, old = cos;
+        cos = old * c + sin * s;
+        sin = sin * c - old * s;
+      }
+  }
+
+  /// The queries of the split's heads, turned to the tile's base and multiplied by the softmax scale.
+  void rotate_queries(split const& it, worker& mine) const {
+    attend_args const& args = *it.queries.args;
+    std::size_t const d = head_dim(), n = pairs();
+    float const scale = args.scale(d);
+    mine.q.resize(std::max(mine.q.size(), it.queries.rows * group() * d));
+    bool const half_split = shape_.rope.pairing == rope_pairing::half_split;
+    for (std::size_t row = 0; row < it.queries.rows; ++row)
+      for (std::size_t head = 0; head < group(); ++head) {
+        float const* const from =
+            args.q.row(it.queries.first_row + row).data() + (it.kv_head * group() + head) * d;
+        float* const to = mine.q.data() + (row * group() + head) * d;
+        for (std::size_t channel = 2 * n; channel < d; ++channel) to[channel] = scale * from[channel];
+        for (std::size_t pair = 0; pair < n; ++pair) {
+          std::size_t const a = half_split ? pair : 2 * pair, b = half_split ? pair + n : 2 * pair + 1;
+          double const x = from[a], y = from[b], c = mine.cos[row * n + pair], s = mine.sin[row * n + pair];
+          to[a] = scale * static_cast<float>(x * c - y * s);
+          to[b] = scale * static_cast<float>(x * s + y * c);
+        }
+      }
+  }
+
+  static float dot(std::span<float const> a, float const* b) {
+    std::array<float, 16> sums{};  // head_dim is a multiple of 16
+    for (std::size_t i = 0; i < a.size(); i += 16)
+      for (std::size_t lane = 0; lane < 16; ++lane) sums[lane] += a[i + lane] * b[i + lane];
+    for (std::size_t width = 8; width > 0; width /= 2)
+      for (std::size_t lane = 0; lane < width; ++lane) sums[lane] += sums[lane + width];
+    return sums[0];
+  }
+
+  /// Online softmax: `partial` is m, l, o.
+  static void add_tokens(std::span<float const> q, view2d<float const> k, view2d<float const> v,
+                         std::span<float> scores, float* partial) {
+    float largest = partial[0];
+    for (std::size_t token = 0; token < k.rows; ++token) {
+      scores[token] = dot(q, k.row(token).data());
+      largest = std::max(largest, scores[token]);
+    }
+    float const keep = partial[1] == 0 ? 0 : std::exp(partial[0] - largest);
+    float* const o = partial + 2;
+    float sum = 0;
+    for (std::size_t i = 0; i < q.size(); ++i) o[i] *= keep;
+    for (std::size_t token = 0; token < k.rows; ++token) {
+      float const p = std::exp(scores[token] - largest);
+      float const* const value = v.row(token).data();
+      sum += p;
+      for (std::size_t i = 0; i < q.size(); ++i) o[i] += p * value[i];
+    }
+    partial[0] = largest;
+    partial[1] = partial[1] * keep + sum;
+  }
+
+  void merge_splits(workspace& work, merge_group const& it) const {
+    split const& first = work.splits[it.first_split];
+    attend_args const& args = *first.queries.args;
+    std::size_t const d = head_dim();
+    for (std::size_t row = 0; row < first.queries.rows; ++row)
+      for (std::size_t head = 0; head < group(); ++head) {
+        auto const partial = [&](std::size_t i) {
+          return work.partials.data() + work.splits[it.first_split + i].partial + (row * group() + head) * partial_size();
+        };
+        softmax_state state{partial(0)[0], partial(0)[1]};
+        std::span<float> const o(partial(0) + 2, d);
+        for (std::size_t i = 1; i < it.splits; ++i)
+          merge_into(state, o, {partial(i)[0], partial(i)[1]}, {partial(i) + 2, d});
+        std::size_t const q_row = first.queries.first_row + row, q_head = first.kv_head * group() + head;
+        for (std::size_t i = 0; i < d; ++i) args.out(q_row, q_head * d + i) = o[i] / state.l;
+        if (!args.score_max.empty()) args.score_max(q_row, q_head) = state.m;
+        if (!args.score_sum.empty()) args.score_sum(q_row, q_head) = state.l;
+      }
+  }
+
+  model_shape shape_;
+  page_geometry geometry_;
+  rope rotation_;
+  rope_angle_table<float> page_angles_;  // positions 0 to page_tokens − 1
+  rope_angle_table<double> page_step_;   // position page_tokens
+  std::vector<tile_reader<S>> readers_;  // [layers]
+  mutable scratch_pool<workspace> workspaces_;
+};
+
+}  // namespace kvquant::cpu::generic

@@ -1,0 +1,26 @@
+#pragma once
+/// \file
+/// The generic CPU backend: any machine, any format, one plain path.
+
+#include <string_view>
+
+#include "backends/cpu/generic/attention.hpp"
+#include "backends/cpu/generic/policy.hpp"
+#include "kvquant/attend/backend.hpp"
+#include "kvquant/cache/row_major_layout.hpp"
+
+namespace kvquant::cpu::generic {
+
+struct backend {
+  static constexpr std::string_view name = "cpu-generic";
+  template <Spec S>
+  using page_layout = row_major_layout<S>;
+  template <Spec S>
+  using attention = generic::attention<S>;
+  using policy_selector = generic::policy_selector;
+
+  static support supports(artifact_info const& info) { return generic::supports(info); }
+};
+static_assert(Backend<backend>);
+
+}  // namespace kvquant::cpu::generic

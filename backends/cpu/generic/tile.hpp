@@ -1,0 +1,110 @@
+#pragma once
+/// \file
+/// Up to 64 consecutive tokens of one KV head as floats, from wherever they are stored.
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kvquant/cache/page.hpp"
+#include "kvquant/cache/row_major_layout.hpp"
+#include "kvquant/cache/sequence.hpp"
+#include "kvquant/calibrate/artifact.hpp"
+#include "kvquant/core/half.hpp"
+#include "kvquant/rope/rope.hpp"
+
+namespace kvquant::cpu::generic {
+
+/// Where tokens are stored: each run starts a tile of its own.
+enum class run { sinks, pages, tail };
+
+/// A place in a sequence: tile `index` of a run.
+struct tile_place {
+  std::size_t base;    ///< position of the first token
+  std::size_t tokens;  ///< 1 to page_tokens
+};
+
+inline std::size_t tokens_in(layer_view const& cache, run which) {
+  return which == run::sinks ? cache.sink_k.rows : which == run::pages ? cache.sealed : cache.tail_k.rows;
+}
+inline std::size_t tiles_in(layer_view const& cache, run which) {
+  return (tokens_in(cache, which) + page_tokens - 1) / page_tokens;
+}
+inline tile_place place_of(layer_view const& cache, run which, std::size_t index) {
+  std::size_t const before = which == run::sinks ? 0
+                             : which == run::pages ? cache.sink_k.rows
+                                                   : cache.sink_k.rows + cache.sealed;
+  std::size_t const first = index * page_tokens;
+  return {before + first, std::min(page_tokens, tokens_in(cache, which) - first)};
+}
+
+/// Rotates rows of keys by their place in the tile: what is left of RoPE once the query is at the tile's base.
+inline void rotate_keys(view2d<float> k, rope const& rotation, rope_angle_table<float> const& page_angles) {
+  if (rotation.rotary_dim() == 0) return;
+  for (std::size_t row = 0; row < k.rows; ++row) rotation.rotate(k.row(row), page_angles[row]);
+}
+
+/// Reads tiles of one layer: decoded codes with their residuals, or exact tokens.
+template <Spec S>
+class tile_reader {
+ public:
+  tile_reader(artifact<S> const& it, int layer, page_geometry const& geometry)
+      : geometry_(geometry), keys_(it.keys(layer)), values_(it.values(layer)), kv_heads_(it.info.shape.kv_heads) {}
+
+  /// Scratch of one thread, and what was read last.
+  struct buffer {
+    canonical_page<S> page;
+    std::vector<float> k, v;  ///< [page_tokens, head_dim]
+    view2d<float> keys(std::size_t tokens, std::size_t d) { return {k.data(), tokens, d}; }
+    view2d<float> values(std::size_t tokens, std::size_t d) { return {v.data(), tokens, d}; }
+  };
+  void prepare(buffer& it) const {
+    it.page.resize(geometry_);
+    it.k.resize(geometry_.elements());
+    it.v.resize(geometry_.elements());
+  }
+
+  void read(layer_view const& cache, run which, std::size_t index, std::size_t kv_head, buffer& out) const {
+    if (which == run::pages)
+      read_page(cache.page(index, kv_head, static_cast<std::size_t>(kv_heads_)), kv_head, out);
+    else if (which == run::sinks)
+      read_exact(cache.sink_k, cache.sink_v, index, kv_head, out);
+    else
+      read_exact(cache.tail_k, cache.tail_v, index, kv_head, out);
+  }
+
+ private:
+  void read_page(std::span<std::byte const> bytes, std::size_t kv_head, buffer& out) const {
+    std::size_t const d = geometry_.head_dim;
+    row_major_layout<S>::read(geometry_, bytes, out.page);
+    for (std::size_t token = 0; token < page_tokens; ++token) {
+      affine const value_map = affine_of(out.page.v_ranges[token]);
+      for (std::size_t channel = 0; channel < d; ++channel) {
+        std::size_t const at = token * d + channel;
+        out.k[at] = keys_.decode(kv_head * d + channel, out.page.k_codes[at]);
+        out.v[at] = values_.decode(value_map, out.page.v_codes[at]);
+      }
+    }
+    for (outlier const it : out.page.k_slots) out.k[it.index] += to_float(it.residual);
+    for (outlier const it : out.page.v_slots) out.v[it.index] += to_float(it.residual);
+  }
+
+  void read_exact(view2d<half const> k, view2d<half const> v, std::size_t index, std::size_t kv_head,
+                  buffer& out) const {
+    std::size_t const d = geometry_.head_dim, first = index * page_tokens;
+    for (std::size_t token = 0; token < std::min(page_tokens, k.rows - first); ++token)
+      for (std::size_t channel = 0; channel < d; ++channel) {
+        out.k[token * d + channel] = to_float(k(first + token, kv_head * d + channel));
+        out.v[token * d + channel] = to_float(v(first + token, kv_head * d + channel));
+      }
+  }
+
+  page_geometry geometry_;
+  key_side<typename S::key_format> keys_;
+  value_side<typename S::value_format> values_;
+  int kv_heads_;
+};
+
+}  // namespace kvquant::cpu::generic

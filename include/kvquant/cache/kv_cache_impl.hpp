@@ -1,0 +1,354 @@
+#pragma once
+/// \file
+/// The members of `kv_cache`; include `kv_cache.hpp`.
+
+#include "kvquant/cache/kv_cache.hpp"
+
+namespace kvquant {
+
+namespace detail {
+
+inline half stored(float x) { return to_half(x); }
+inline half stored(half x) { return x; }
+inline float loaded(float x) { return x; }
+inline float loaded(half x) { return to_float(x); }
+
+template <Spec S>
+page_geometry cache_geometry(artifact_info const& info) {
+  require(S::key_format::bits <= 8 && S::value_format::bits <= 8, errc::unsupported, "cache: codes of ",
+          std::max(S::key_format::bits, S::value_format::bits), " bits (", S::name(), "), expected 1 to 8");
+  require(info.keys == key_space::pre_rope, errc::unsupported,
+          "cache: keys quantized after RoPE, expected an artifact of keys before RoPE");
+  require(info.spec == S::name(), errc::bad_format, "cache: an artifact of \"", info.spec, "\", expected \"", S::name(),
+          "\"");
+  validate(info.shape);
+  return make_page_geometry(info.shape.head_dim, S::key_format::bits, S::value_format::bits, info.outlier_fraction_k,
+                            info.outlier_fraction_v);
+}
+
+/// Blocks for `max_tokens` of every layer.
+inline std::size_t blocks_for(std::size_t max_tokens, int layers) {
+  constexpr std::size_t most = std::numeric_limits<page_id>::max();
+  std::size_t const pages = max_tokens / page_tokens + (max_tokens % page_tokens != 0 ? 1 : 0);
+  require(pages <= most / static_cast<std::size_t>(layers), errc::bad_value, "cache: max_tokens is ", max_tokens,
+          ", expected at most ", most / static_cast<std::size_t>(layers) * page_tokens);
+  return pages * static_cast<std::size_t>(layers);
+}
+
+inline std::size_t checked_count(int x, int largest, char const* what) {
+  require(x >= 0 && x <= largest, errc::bad_value, "cache: ", what, " is ", x, ", expected 0 to ", largest);
+  return static_cast<std::size_t>(x);
+}
+
+}  // namespace detail
+
+template <class S, class Layout>
+kv_cache<S, Layout>::kv_cache(artifact<S> const& it, cache_options const& options)
+    : info_(it.info),
+      geometry_(detail::cache_geometry<S>(it.info)),
+      kv_heads_(static_cast<std::size_t>(it.info.shape.kv_heads)),
+      sinks_(detail::checked_count(options.sinks.value_or(it.info.sinks), 1 << 16, "sinks")),
+      tail_capacity_((detail::checked_count(options.recent_pages, 1 << 20, "recent_pages") + 1) * page_tokens),
+      page_bytes_(Layout::page_bytes(geometry_)),
+      memory_(options.memory) {
+  require(page_bytes_ % page_alignment == 0, errc::bad_shape, "cache: the layout's pages have ", page_bytes_,
+          " bytes, expected a multiple of ", page_alignment);
+  require(it.layers.size() == static_cast<std::size_t>(it.info.shape.layers), errc::bad_shape, "cache: an artifact of ",
+          it.layers.size(), " layers, expected ", it.info.shape.layers);
+  for (int layer = 0; layer < it.info.shape.layers; ++layer) {
+    sealers_.emplace_back(it, layer, geometry_);
+    require(sealers_.back().keys().channels() == kv_channels(), errc::bad_shape, "cache: layer ", layer,
+            " of the artifact has ", sealers_.back().keys().channels(), " channels, expected ", kv_channels());
+  }
+  pool_ = std::make_shared<page_pool>(detail::blocks_for(options.max_tokens, it.info.shape.layers),
+                                      kv_heads_ * page_bytes_, memory_);
+}
+
+template <class S, class Layout>
+sequence kv_cache<S, Layout>::open(std::size_t expected_tokens) {
+  sequence it(pool_, memory_);
+  it.exact_.resize(exact_offset(static_cast<int>(layers()), side::k));
+  it.layers_.reserve(layers());
+  std::size_t const expected_pages = std::min(expected_tokens / page_tokens + 1, pool_->blocks());
+  for (std::size_t layer = 0; layer < layers(); ++layer) {
+    it.layers_.emplace_back(memory_);
+    it.layers_.back().pages.reserve(expected_pages);
+  }
+  return it;
+}
+
+template <class S, class Layout>
+sequence kv_cache<S, Layout>::fork(sequence const& of) {
+  require_own(of);
+  sequence it = open(of.tokens());
+  it.exact_ = of.exact_;
+  for (std::size_t layer = 0; layer < layers(); ++layer) {
+    layer_state const& from = of.layers_[layer];
+    layer_state& to = it.layers_[layer];
+    auto const in_use = std::span(from.pages).first(from.pages_in_use());
+    to.pages.assign(in_use.begin(), in_use.end());
+    pool_->share(to.pages);
+    to.tokens = from.tokens;
+    to.sealed = from.sealed;
+  }
+  return it;
+}
+
+template <class S, class Layout>
+template <class T>
+void kv_cache<S, Layout>::prepare(sequence& to, int layer, view2d<T> k, view2d<T> v) {
+  layer_state& it = state(to, layer);
+  require(k.rows == v.rows && k.cols == kv_channels() && v.cols == kv_channels(), errc::bad_shape,
+          "append: keys ", k.rows, " x ", k.cols, ", values ", v.rows, " x ", v.cols, ", expected both tokens x ",
+          kv_channels());
+  require_storable_rows(k, "keys");
+  require_storable_rows(v, "values");
+  take_pages(it, pages_sealed_by(it, k.rows));
+}
+
+template <class S, class Layout>
+template <class T>
+void kv_cache<S, Layout>::append(sequence& to, int layer, view2d<T> k, view2d<T> v, executor_ref executor) {
+  prepare(to, layer, k, v);
+  layer_state& it = state(to, layer);
+  auto const copy = [&](view2d<T> from, std::size_t row, std::size_t to_row, side which) {
+    half* const out = to.exact_.data() + exact_offset(layer, which) + to_row * kv_channels();
+    for (std::size_t channel = 0; channel < from.cols; ++channel) out[channel] = detail::stored(from(row, channel));
+  };
+  for (std::size_t row = 0; row < k.rows; ++row) {
+    std::size_t const to_row = it.tokens < sinks_ ? it.tokens : sinks_ + tail_of(it);
+    copy(k, row, to_row, side::k);
+    copy(v, row, to_row, side::v);
+    ++it.tokens;
+    if (it.reopened() + tail_of(it) == tail_capacity_) seal_oldest(to, layer, executor);
+  }
+}
+
+template <class S, class Layout>
+void kv_cache<S, Layout>::reserve(sequence& of, std::size_t tokens) {
+  require_own(of);
+  std::vector<std::size_t> before;
+  for (layer_state const& it : of.layers_) before.push_back(it.pages.size());
+  try {
+    for (layer_state& it : of.layers_) take_pages(it, pages_sealed_by(it, tokens));
+  } catch (...) {
+    for (std::size_t layer = 0; layer < layers(); ++layer) {
+      auto& pages = of.layers_[layer].pages;
+      pool_->release(std::span(pages).subspan(before[layer]));
+      pages.resize(before[layer]);
+    }
+    throw;
+  }
+}
+
+template <class S, class Layout>
+void kv_cache<S, Layout>::truncate(sequence& of, std::size_t tokens) {
+  require_own(of);
+  require(tokens <= of.tokens(), errc::bad_value, "truncate: to ", tokens, " tokens, the sequence has ", of.tokens());
+  for (layer_state& it : of.layers_) {
+    it.tokens = std::min(it.tokens, tokens);
+    it.sealed = std::min(it.sealed, it.tokens - sinks_of(it));
+    pool_->release(std::span(it.pages).subspan(it.pages_in_use()));
+    it.pages.resize(it.pages_in_use());
+  }
+}
+
+template <class S, class Layout>
+void kv_cache<S, Layout>::drop(sequence& of, std::size_t first, std::size_t count) {
+  require_own(of);
+  for (layer_state const& it : of.layers_) {
+    std::size_t const end = sinks_ + it.sealed / page_tokens * page_tokens;
+    bool const whole_pages = first >= sinks_ && (first - sinks_) % page_tokens == 0 && count % page_tokens == 0 &&
+                             first <= end && count <= end - first;
+    require(whole_pages, errc::bad_value, "drop: ", count, " tokens from ", first,
+            ", expected whole sealed pages: from ", sinks_, " + a multiple of ", page_tokens, ", to ", end, " at most");
+    require(it.tokens == of.tokens(), errc::bad_value, "drop: the layers hold ", it.tokens, " and ", of.tokens(),
+            " tokens, expected as many each");
+  }
+  for (layer_state& it : of.layers_) {
+    auto const from = it.pages.begin() + static_cast<std::ptrdiff_t>((first - sinks_) / page_tokens);
+    auto const to = from + static_cast<std::ptrdiff_t>(count / page_tokens);
+    pool_->release(std::span(from, to));
+    it.pages.erase(from, to);
+    it.sealed -= count;
+    it.tokens -= count;
+  }
+}
+
+template <class S, class Layout>
+layer_view kv_cache<S, Layout>::view(sequence const& of, int layer) const {
+  layer_state const& it = state(of, layer);
+  half const* const exact = of.exact_.data();
+  return {.sink_k = sink_rows(exact, it, layer, side::k),
+          .sink_v = sink_rows(exact, it, layer, side::v),
+          .slab = pool_->data(),
+          .page_bytes = page_bytes_,
+          .pages = std::span(it.pages).first(it.pages_in_use()),
+          .sealed = it.sealed,
+          .tail_k = tail_rows(exact, it, layer, side::k),
+          .tail_v = tail_rows(exact, it, layer, side::v)};
+}
+
+template <class S, class Layout>
+void kv_cache<S, Layout>::read_page(sequence const& of, int layer, std::size_t page, std::size_t kv_head,
+                                    canonical_page<S>& out) const {
+  layer_state const& it = state(of, layer);
+  require(page < it.pages_in_use() && kv_head < kv_heads_, errc::bad_value, "read_page: page ", page, " of KV head ",
+          kv_head, ", there are ", it.pages_in_use(), " pages of ", kv_heads_, " heads");
+  out.resize(geometry_);
+  Layout::read(geometry_, page_of(it.pages[page], kv_head), out);
+}
+
+template <class S, class Layout>
+template <class Exact, class Page>
+sequence kv_cache<S, Layout>::assemble(std::size_t tokens, std::size_t sealed, Exact&& exact, Page&& page) {
+  std::size_t const beyond_sinks = tokens - std::min(tokens, sinks_);
+  require(sealed <= beyond_sinks && sealed % page_tokens + (beyond_sinks - sealed) < tail_capacity_, errc::bad_value,
+          "assemble: ", tokens, " tokens, ", sealed, " of them in pages, do not fit ", sinks_, " sinks and a tail of ",
+          tail_capacity_ - 1);
+  sequence of = open(tokens);
+  canonical_page<S> one(geometry_);
+  for (int layer = 0; layer < static_cast<int>(layers()); ++layer) {
+    layer_state& it = state(of, layer);
+    it.pages.resize((sealed + page_tokens - 1) / page_tokens);
+    try {
+      pool_->allocate(it.pages);
+    } catch (...) {
+      it.pages.clear();
+      throw;
+    }
+    it.tokens = tokens;
+    it.sealed = sealed;
+    half* const stored = of.exact_.data();
+    exact(layer, false, sink_rows(stored, it, layer, side::k), sink_rows(stored, it, layer, side::v));
+    exact(layer, true, tail_rows(stored, it, layer, side::k), tail_rows(stored, it, layer, side::v));
+    for (std::size_t index = 0; index < it.pages.size(); ++index)
+      for (std::size_t head = 0; head < kv_heads_; ++head) {
+        page(layer, index, head, one);
+        Layout::write(geometry_, one, page_of(it.pages[index], head));
+      }
+  }
+  return of;
+}
+
+template <class S, class Layout>
+typename kv_cache<S, Layout>::layer_state& kv_cache<S, Layout>::state(sequence& of, int layer) const {
+  require_own(of);
+  require(layer >= 0 && static_cast<std::size_t>(layer) < layers(), errc::bad_value, "layer ", layer,
+          ", expected 0 to ", layers() - 1);
+  return of.layers_[static_cast<std::size_t>(layer)];
+}
+
+template <class S, class Layout>
+void kv_cache<S, Layout>::require_own(sequence const& of) const {
+  require(of.pool_ == pool_, errc::bad_value, "the sequence is not one of this cache");
+}
+
+template <class S, class Layout>
+template <class T>
+void kv_cache<S, Layout>::require_storable_rows(view2d<T> x, char const* what) const {
+  for (std::size_t row = 0; row < x.rows; ++row)
+    for (std::size_t channel = 0; channel < x.cols; ++channel)
+      if (!(std::fabs(detail::loaded(x(row, channel))) <= largest_half)) [[unlikely]]
+        throw error{errc::bad_value, text("append: ", what, ": token ", row, ", channel ", channel, " is ",
+                                          detail::loaded(x(row, channel)), ", expected a finite value of at most 65504")};
+}
+
+template <class S, class Layout>
+std::size_t kv_cache<S, Layout>::pages_sealed_by(layer_state const& it, std::size_t tokens) const {
+  std::size_t const all = it.tokens + tokens, filled = (all - std::min(all, sinks_)) / page_tokens;
+  std::size_t const sealed = it.sealed / page_tokens + recent_pages();
+  return filled > sealed ? filled - sealed : 0;
+}
+
+template <class S, class Layout>
+void kv_cache<S, Layout>::take_pages(layer_state& it, std::size_t seals) {
+  bool const in_place = seals > 0 && it.reopened() > 0 && !pool_->is_shared(it.pages[it.pages_in_use() - 1]);
+  std::size_t const had = it.pages.size(), needed = it.pages_in_use() + seals - (in_place ? 1 : 0);
+  if (needed <= had) return;
+  it.pages.resize(needed);
+  try {
+    pool_->allocate(std::span(it.pages).subspan(had));
+  } catch (...) {
+    it.pages.resize(had);
+    throw;
+  }
+}
+
+template <class S, class Layout>
+void kv_cache<S, Layout>::seal_oldest(sequence& of, int layer, executor_ref executor) {
+  layer_state& it = state(of, layer);
+  page_sealer<S> const& sealer = this->layer(layer);
+  std::size_t const reused = it.reopened(), fresh = page_tokens - reused, in_use = it.pages_in_use();
+  auto const k = tail_rows(of.exact_.data(), it, layer, side::k), v = tail_rows(of.exact_.data(), it, layer, side::v);
+  page_id const before = reused > 0 ? it.pages[in_use - 1] : 0;
+  bool const replaces = reused > 0 && pool_->is_shared(before);
+  page_id const block = reused > 0 && !replaces ? before : it.pages[in_use];
+
+  auto const scratch = scratch_.borrow();
+  while (scratch->workers.size() < static_cast<std::size_t>(executor.workers()))
+    scratch->workers.push_back(sealer.make_worker());
+  executor.parallel_for(fresh, [&](std::size_t token, int worker) {
+    scratch->ranges[token] = sealer.range_of(v.row(token), scratch->workers[static_cast<std::size_t>(worker)]);
+  });
+  executor.parallel_for(kv_heads_, [&](std::size_t head, int worker) {
+    auto& mine = scratch->workers[static_cast<std::size_t>(worker)];
+    if (reused > 0) Layout::read(geometry_, page_of(before, head), mine.page);
+    sealer.seal(head, k, v, std::span(scratch->ranges).first(fresh), reused, mine);
+    Layout::write(geometry_, mine.page, page_of(block, head));
+  });
+
+  if (replaces) {
+    it.pages[in_use - 1] = block;
+    it.pages.erase(it.pages.begin() + static_cast<std::ptrdiff_t>(in_use));
+    pool_->release({&before, 1});
+  }
+  it.sealed += fresh;
+  for (view2d<half> const rows : {k, v})  // what has not been sealed moves to the front
+    std::copy(rows.data + fresh * rows.cols, rows.data + rows.rows * rows.cols, rows.data);
+}
+
+template <class S, class Layout>
+byte_report kv_cache<S, Layout>::bytes_of_blocks(std::size_t blocks) const {
+  std::size_t const pages = blocks * kv_heads_;
+  return {.codes = pages * (geometry_.k_code_bytes() + geometry_.v_code_bytes()),
+          .value_ranges = pages * page_geometry::range_bytes(),
+          .slots = pages * geometry_.slot_bytes(),
+          .padding = pages * (page_bytes_ - geometry_.used_bytes())};
+}
+
+template <class S, class Layout>
+std::size_t kv_cache<S, Layout>::table_bytes() const {
+  std::size_t bytes = 0;
+  for (auto const& it : sealers_) bytes += it.table_bytes();
+  return bytes;
+}
+
+template <class S, class Layout>
+byte_report kv_cache<S, Layout>::bytes(sequence const& of) const {
+  require_own(of);
+  byte_report all{.tables = table_bytes()};
+  std::size_t const per_block = pool_->blocks() == 0 ? 0 : pool_->bookkeeping_bytes() / pool_->blocks();
+  std::size_t const row_bytes = 2 * kv_channels() * sizeof(half);
+  for (layer_state const& it : of.layers_) {
+    all += bytes_of_blocks(it.pages_in_use());
+    all.sinks += sinks_of(it) * row_bytes;
+    all.tail += tail_of(it) * row_bytes;
+    all.page_table += it.pages.capacity() * sizeof(page_id) + it.pages_in_use() * per_block;
+    all.slack += (sinks_ - sinks_of(it) + tail_capacity_ - tail_of(it)) * row_bytes +
+                 (it.pages.size() - it.pages_in_use()) * pool_->block_bytes();
+  }
+  return all;
+}
+
+template <class S, class Layout>
+byte_report kv_cache<S, Layout>::bytes() const {
+  std::size_t const free = pool_->free_blocks();
+  byte_report all = bytes_of_blocks(pool_->blocks() - free);
+  all.tables = table_bytes();
+  all.page_table = pool_->bookkeeping_bytes();
+  all.slack = free * pool_->block_bytes();
+  return all;
+}
+
+}  // namespace kvquant

@@ -1,0 +1,110 @@
+#pragma once
+/// \file
+/// A page: 64 consecutive tokens of one layer and one KV head, of fixed size and never changed once sealed.
+///
+/// It holds the codes of keys and values, a range per token for the values, and the slots: the elements whose residual
+/// against the dense reconstruction weighs most, `x = x̂ + residual`. How the bytes lie is the backend's choice (its
+/// `page_layout`); the canonical page is what all of them convert to and from, exactly.
+
+#include <array>
+#include <cmath>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "kvquant/core/error.hpp"
+#include "kvquant/quantize/affine.hpp"
+#include "kvquant/quantize/outlier.hpp"
+#include "kvquant/quantize/spec.hpp"
+
+namespace kvquant {
+
+inline constexpr std::size_t page_tokens = 64;
+/// What a page's size is a multiple of, and where it starts: a line of the machine's memory.
+inline constexpr std::size_t page_alignment = 64;
+
+/// The sizes of a page's parts. Keys and values have `elements()` codes each, row-major [page_tokens, head_dim].
+struct page_geometry {
+  std::size_t head_dim = 0;
+  int k_bits = 0, v_bits = 0;             ///< per code
+  std::size_t k_slots = 0, v_slots = 0;   ///< sparse elements, each an `outlier` whose index is token · head_dim + channel
+  friend bool operator==(page_geometry const&, page_geometry const&) = default;
+
+  std::size_t elements() const { return page_tokens * head_dim; }
+  std::size_t k_code_bytes() const { return elements() / 8 * static_cast<std::size_t>(k_bits); }
+  std::size_t v_code_bytes() const { return elements() / 8 * static_cast<std::size_t>(v_bits); }
+  static constexpr std::size_t range_bytes() { return page_tokens * sizeof(value_range); }
+  std::size_t slot_bytes() const { return (k_slots + v_slots) * sizeof(outlier); }
+  std::size_t used_bytes() const { return k_code_bytes() + v_code_bytes() + range_bytes() + slot_bytes(); }
+  /// A multiple of `page_alignment`.
+  std::size_t page_bytes() const { return (used_bytes() + page_alignment - 1) / page_alignment * page_alignment; }
+};
+
+/// round(fraction · elements) slots a side; what is left of the last line becomes slots too, for the sides that have
+/// any. Throws `bad_shape` for a head_dim that is no multiple of 16 or above 256, `bad_value` for fractions outside
+/// [0, 1).
+inline page_geometry make_page_geometry(int head_dim, int k_bits, int v_bits, double fraction_k, double fraction_v) {
+  require(head_dim >= 16 && head_dim <= 256 && head_dim % 16 == 0, errc::bad_shape, "page: head_dim is ", head_dim,
+          ", expected a multiple of 16 up to 256");
+  page_geometry it{.head_dim = static_cast<std::size_t>(head_dim), .k_bits = k_bits, .v_bits = v_bits};
+  auto const slots = [&](double fraction) {
+    require(fraction >= 0 && fraction < 1, errc::bad_value, "page: outlier fraction ", fraction, ", expected [0, 1)");
+    return static_cast<std::size_t>(std::llround(fraction * static_cast<double>(it.elements())));
+  };
+  it.k_slots = slots(fraction_k);
+  it.v_slots = slots(fraction_v);
+  std::size_t const spare = (it.page_bytes() - it.used_bytes()) / sizeof(outlier);
+  std::size_t const to_keys = it.k_slots == 0 ? 0 : it.v_slots == 0 ? spare : (spare + 1) / 2;
+  if (it.v_slots > 0) it.v_slots += spare - to_keys;
+  it.k_slots += to_keys;
+  return it;
+}
+
+/// One page as anyone may read it.
+template <Spec S>
+struct canonical_page {
+  using key_code = typename S::key_format::code_type;
+  using value_code = typename S::value_format::code_type;
+
+  std::vector<key_code> k_codes;    ///< [page_tokens, head_dim]
+  std::vector<value_code> v_codes;  ///< [page_tokens, head_dim]
+  std::array<value_range, page_tokens> v_ranges{};
+  std::vector<outlier> k_slots, v_slots;  ///< [slots of the geometry], by rising index, each index once
+
+  canonical_page() = default;
+  explicit canonical_page(page_geometry const& geometry) { resize(geometry); }
+  void resize(page_geometry const& geometry) {
+    k_codes.resize(geometry.elements());
+    v_codes.resize(geometry.elements());
+    k_slots.resize(geometry.k_slots);
+    v_slots.resize(geometry.v_slots);
+  }
+  friend bool operator==(canonical_page const& a, canonical_page const& b) {
+    auto const same = [](std::span<outlier const> x, std::span<outlier const> y) {
+      return std::equal(x.begin(), x.end(), y.begin(), y.end(), [](outlier p, outlier q) {
+        return p.index == q.index && p.residual == q.residual;
+      });
+    };
+    auto const same_range = [](value_range p, value_range q) { return p.lower == q.lower && p.upper == q.upper; };
+    return a.k_codes == b.k_codes && a.v_codes == b.v_codes &&
+           std::equal(a.v_ranges.begin(), a.v_ranges.end(), b.v_ranges.begin(), same_range) &&
+           same(a.k_slots, b.k_slots) && same(a.v_slots, b.v_slots);
+  }
+};
+
+/// How a backend wants a page's bytes: `L::write` fills all `L::page_bytes` bytes from a canonical page, `L::read` gives
+/// exactly that page back, in a page that has been resized to the geometry.
+template <class L>
+concept PageLayout = Spec<typename L::spec_type> &&
+    requires(page_geometry const& geometry, canonical_page<typename L::spec_type> const& page,
+             canonical_page<typename L::spec_type>& out, std::span<std::byte> bytes, std::span<std::byte const> read) {
+  { L::name } -> std::convertible_to<std::string_view>;
+  { L::page_bytes(geometry) } -> std::same_as<std::size_t>;
+  L::write(geometry, page, bytes);
+  L::read(geometry, read, out);
+};
+
+}  // namespace kvquant

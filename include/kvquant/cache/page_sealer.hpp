@@ -1,0 +1,148 @@
+#pragma once
+/// \file
+/// Turns 64 tokens of one layer into the pages of its KV heads: the only place where a cache quantizes.
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kvquant/cache/page.hpp"
+#include "kvquant/calibrate/artifact.hpp"
+#include "kvquant/core/half.hpp"
+#include "kvquant/core/view.hpp"
+
+namespace kvquant {
+
+/// Chooses the elements whose residual is kept: those with the largest sensitivity · residual² (what leaving it out
+/// costs, see `calibrate/`), then the largest |residual|, then the lowest index. All of a page's elements compete; the
+/// ones beyond the thresholds have the largest residuals by construction. Holds scratch: one object per thread.
+class slot_selector {
+ public:
+  void start(std::size_t elements) {
+    candidates_.clear();
+    candidates_.reserve(elements);
+  }
+  void offer(std::size_t index, half residual, float sensitivity) {
+    float const r = to_float(residual);
+    candidates_.push_back({sensitivity * r * r, r < 0 ? -r : r, {static_cast<std::uint16_t>(index), residual}});
+  }
+  /// Fills `slots`, not more than were offered, by rising index.
+  void finish(std::span<outlier> slots) {
+    KVQ_ASSERT(slots.size() <= candidates_.size());
+    auto const begin = candidates_.begin(), end = begin + static_cast<std::ptrdiff_t>(slots.size());
+    if (end != candidates_.end()) std::nth_element(begin, end, candidates_.end(), weighs_more);
+    std::transform(begin, end, slots.begin(), [](candidate const& it) { return it.element; });
+    std::sort(slots.begin(), slots.end(), [](outlier a, outlier b) { return a.index < b.index; });
+  }
+
+ private:
+  struct candidate {
+    float weight, magnitude;
+    outlier element;
+  };
+  static bool weighs_more(candidate const& a, candidate const& b) {
+    if (a.weight != b.weight) return a.weight > b.weight;
+    if (a.magnitude != b.magnitude) return a.magnitude > b.magnitude;
+    return a.element.index < b.element.index;
+  }
+  std::vector<candidate> candidates_;
+};
+
+/// The quantizers of one layer. Const calls may overlap.
+template <Spec S>
+class page_sealer {
+ public:
+  page_sealer(artifact<S> const& it, int layer, page_geometry const& geometry)
+      : geometry_(geometry),
+        keys_(it.keys(layer)),
+        values_(it.values(layer)),
+        k_sensitivity_(it.layers[static_cast<std::size_t>(layer)].key_sensitivity),
+        v_sensitivity_(it.layers[static_cast<std::size_t>(layer)].value_sensitivity) {
+    std::size_t const channels = keys_.channels();
+    require(k_sensitivity_.size() == channels && v_sensitivity_.size() == channels, errc::bad_shape, "artifact: layer ",
+            layer, " has sensitivities of ", k_sensitivity_.size(), " key and ", v_sensitivity_.size(),
+            " value channels, expected ", channels);
+  }
+
+  key_side<typename S::key_format> const& keys() const { return keys_; }
+  value_side<typename S::value_format> const& values() const { return values_; }
+  std::size_t table_bytes() const {
+    return keys_.channels() * sizeof(affine) + sizeof(keys_.table()) + sizeof(values_.table()) +
+           (k_sensitivity_.size() + v_sensitivity_.size()) * sizeof(float);
+  }
+
+  /// Scratch of one thread.
+  struct worker {
+    rank_selector ranks;
+    std::vector<float> token;  // [kv_channels]
+    slot_selector slots;
+    canonical_page<S> page;
+  };
+  worker make_worker() const {
+    return {values_.make_selector(), std::vector<float>(keys_.channels()), {}, canonical_page<S>(geometry_)};
+  }
+
+  /// The range of one token's values, [kv_channels], over all KV heads.
+  value_range range_of(std::span<half const> token, worker& mine) const {
+    std::transform(token.begin(), token.end(), mine.token.begin(), [](half x) { return to_float(x); });
+    return mine.ranks.select(mine.token);
+  }
+
+  /// Seals one head. `k`, `v`: the last rows of the page, [page_tokens − reused, kv_channels], with the values' `ranges`
+  /// of as many tokens. For the first `reused` tokens, `mine.page` holds what a page sealed before says of them: codes
+  /// and ranges stay, residuals compete again. The result is left in `mine.page`. Sealing again with the same tokens
+  /// gives the same page: what had lost its residual would have lost it again.
+  void seal(std::size_t head, view2d<half const> k, view2d<half const> v, std::span<value_range const> ranges,
+            std::size_t reused, worker& mine) const {
+    std::size_t const d = geometry_.head_dim, first = head * d;
+    canonical_page<S>& page = mine.page;
+    std::copy(ranges.begin(), ranges.end(), page.v_ranges.begin() + static_cast<std::ptrdiff_t>(reused));
+    seal_side(std::span(k_sensitivity_).subspan(first, d), reused, page.k_slots, mine.slots,
+              [&](std::size_t token, std::size_t channel) {
+                float const x = to_float(k(token - reused, first + channel));
+                auto const code = keys_.encode(first + channel, x);
+                page.k_codes[token * d + channel] = code;
+                return residual_of(x, keys_.decode(first + channel, code));
+              });
+    seal_side(std::span(v_sensitivity_).subspan(first, d), reused, page.v_slots, mine.slots,
+              [&](std::size_t token, std::size_t channel) {
+                float const x = to_float(v(token - reused, first + channel));
+                affine const map = affine_of(page.v_ranges[token]);
+                auto const code = values_.encode(map, x);
+                page.v_codes[token * d + channel] = code;
+                return residual_of(x, values_.decode(map, code));
+              });
+  }
+
+ private:
+  /// `encode(token, channel)` stores a code and returns its residual. `slots`: those of the re-opened page, then the
+  /// new ones.
+  template <class Encode>
+  void seal_side(std::span<float const> sensitivity, std::size_t reused, std::span<outlier> slots,
+                 slot_selector& selector, Encode&& encode) const {
+    std::size_t const d = geometry_.head_dim;
+    bool const sparse = !slots.empty();
+    if (sparse) selector.start(geometry_.elements());
+    auto kept = slots.begin();
+    for (std::size_t index = 0; sparse && index < reused * d; ++index) {
+      while (kept != slots.end() && kept->index < index) ++kept;
+      bool const has_slot = kept != slots.end() && kept->index == index;
+      selector.offer(index, has_slot ? kept->residual : half{}, sensitivity[index % d]);
+    }
+    for (std::size_t token = reused; token < page_tokens; ++token)
+      for (std::size_t channel = 0; channel < d; ++channel) {
+        half const residual = encode(token, channel);
+        if (sparse) selector.offer(token * d + channel, residual, sensitivity[channel]);
+      }
+    if (sparse) selector.finish(slots);
+  }
+
+  page_geometry geometry_;
+  key_side<typename S::key_format> keys_;
+  value_side<typename S::value_format> values_;
+  std::vector<float> k_sensitivity_, v_sensitivity_;  // [kv_channels]
+};
+
+}  // namespace kvquant

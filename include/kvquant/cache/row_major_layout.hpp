@@ -1,0 +1,71 @@
+#pragma once
+/// \file
+/// The canonical page in exactly its bits: what files hold, and what portable backends read.
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <span>
+#include <string_view>
+#include <utility>
+
+#include "kvquant/cache/page.hpp"
+#include "kvquant/pack/bit_pack.hpp"
+
+namespace kvquant {
+
+/// Key codes, value codes (each a stream of `pack`), value ranges, key slots, value slots, zeros to the end of the
+/// line. Numbers are little-endian, as the machine's are.
+template <Spec S>
+struct row_major_layout {
+  using spec_type = S;
+  static constexpr std::string_view name = "row_major";
+
+  /// The parts of a page's bytes.
+  template <class Byte>
+  struct parts {
+    std::span<Byte> k_codes, v_codes, v_ranges, k_slots, v_slots, padding;
+
+    parts(page_geometry const& geometry, std::span<Byte> page) {
+      require(page.size() == page_bytes(geometry), errc::bad_shape, "page: ", page.size(), " bytes, expected ",
+              page_bytes(geometry));
+      std::size_t at = 0;
+      auto const next = [&](std::size_t bytes) { return page.subspan(std::exchange(at, at + bytes), bytes); };
+      k_codes = next(geometry.k_code_bytes());
+      v_codes = next(geometry.v_code_bytes());
+      v_ranges = next(page_geometry::range_bytes());
+      k_slots = next(geometry.k_slots * sizeof(outlier));
+      v_slots = next(geometry.v_slots * sizeof(outlier));
+      padding = page.subspan(at);
+    }
+  };
+
+  static std::size_t page_bytes(page_geometry const& geometry) { return geometry.page_bytes(); }
+
+  static void write(page_geometry const& geometry, canonical_page<S> const& page, std::span<std::byte> bytes) {
+    parts<std::byte> const to(geometry, bytes);
+    pack<S::key_format::bits>(page.k_codes, to.k_codes);
+    pack<S::value_format::bits>(page.v_codes, to.v_codes);
+    copy(std::as_bytes(std::span(page.v_ranges)), to.v_ranges);
+    copy(std::as_bytes(std::span(page.k_slots)), to.k_slots);
+    copy(std::as_bytes(std::span(page.v_slots)), to.v_slots);
+    std::fill(to.padding.begin(), to.padding.end(), std::byte{0});
+  }
+
+  static void read(page_geometry const& geometry, std::span<std::byte const> bytes, canonical_page<S>& page) {
+    parts<std::byte const> const from(geometry, bytes);
+    unpack<S::key_format::bits>(from.k_codes, page.k_codes);
+    unpack<S::value_format::bits>(from.v_codes, page.v_codes);
+    copy(from.v_ranges, std::as_writable_bytes(std::span(page.v_ranges)));
+    copy(from.k_slots, std::as_writable_bytes(std::span(page.k_slots)));
+    copy(from.v_slots, std::as_writable_bytes(std::span(page.v_slots)));
+  }
+
+ private:
+  static void copy(std::span<std::byte const> from, std::span<std::byte> to) {
+    require(from.size() == to.size(), errc::bad_shape, "page: a part of ", from.size(), " bytes, expected ", to.size());
+    if (!to.empty()) std::memcpy(to.data(), from.data(), to.size());
+  }
+};
+
+}  // namespace kvquant

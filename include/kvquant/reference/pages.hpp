@@ -1,0 +1,110 @@
+#pragma once
+/// \file
+/// What a sealed page means: which elements it keeps, and what it reads as.
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <tuple>
+#include <vector>
+
+#include "kvquant/cache/page.hpp"
+#include "kvquant/cache/sequence.hpp"
+#include "kvquant/calibrate/artifact.hpp"
+#include "kvquant/core/half.hpp"
+#include "kvquant/reference/matrix.hpp"
+#include "kvquant/reference/quantize.hpp"
+
+namespace kvquant::reference {
+
+/// Keys and values, [tokens, channels] each; keys before RoPE.
+struct keys_and_values {
+  matrix k, v;
+};
+
+/// The decode levels of a format's table, as codes index them.
+template <Format F>
+vector decode_levels(typename F::table const& table) {
+  vector levels(Eigen::Index{1} << F::bits);
+  for (Eigen::Index code = 0; code < levels.size(); ++code)
+    levels(code) = F::decode(table, static_cast<typename F::code_type>(code));
+  return levels;
+}
+
+/// One page of KV head `head`: [page_tokens, head_dim], residuals added.
+template <Spec S>
+keys_and_values decode_page(canonical_page<S> const& page, artifact<S> const& it, int layer, int head) {
+  Eigen::Index const d = it.info.shape.head_dim;
+  auto const keys = it.keys(layer);
+  vector const k_levels = decode_levels<typename S::key_format>(keys.table());
+  vector const v_levels = decode_levels<typename S::value_format>(it.values(layer).table());
+  keys_and_values out{matrix(Eigen::Index{page_tokens}, d), matrix(Eigen::Index{page_tokens}, d)};
+  for (Eigen::Index t = 0; t < out.k.rows(); ++t)
+    for (Eigen::Index c = 0; c < d; ++c) {
+      auto const at = static_cast<std::size_t>(t * d + c);
+      affine const k_map = keys.map(static_cast<std::size_t>(head * d + c));
+      affine const v_map = affine_of(page.v_ranges[static_cast<std::size_t>(t)]);
+      out.k(t, c) = double{k_map.scale} * k_levels(page.k_codes[at]) + double{k_map.zero};
+      out.v(t, c) = double{v_map.scale} * v_levels(page.v_codes[at]) + double{v_map.zero};
+    }
+  for (outlier const o : page.k_slots) out.k(o.index / d, o.index % d) += to_float(o.residual);
+  for (outlier const o : page.v_slots) out.v(o.index / d, o.index % d) += to_float(o.residual);
+  return out;
+}
+
+/// All that one layer of a sequence holds, as attention should read it: [tokens, kv_channels].
+template <class Cache>
+keys_and_values read_layer(Cache const& cache, artifact<typename Cache::spec_type> const& it, sequence const& of,
+                           int layer) {
+  layer_view const view = cache.view(of, layer);
+  auto const tokens = static_cast<Eigen::Index>(view.tokens()), channels = Eigen::Index{it.info.shape.kv_channels()};
+  keys_and_values out{matrix(tokens, channels), matrix(tokens, channels)};
+  auto const copy_exact = [&](view2d<half const> rows, matrix& to, std::size_t first) {
+    for (std::size_t t = 0; t < rows.rows; ++t)
+      for (std::size_t c = 0; c < rows.cols; ++c)
+        to(static_cast<Eigen::Index>(first + t), static_cast<Eigen::Index>(c)) = to_float(rows(t, c));
+  };
+  std::size_t const sinks = view.sink_k.rows;
+  copy_exact(view.sink_k, out.k, 0);
+  copy_exact(view.sink_v, out.v, 0);
+  copy_exact(view.tail_k, out.k, sinks + view.sealed);
+  copy_exact(view.tail_v, out.v, sinks + view.sealed);
+  Eigen::Index const d = it.info.shape.head_dim;
+  canonical_page<typename Cache::spec_type> page;
+  for (std::size_t index = 0; index < view.pages.size(); ++index) {
+    std::size_t const before = index * page_tokens;
+    auto const first = static_cast<Eigen::Index>(sinks + before);
+    auto const count = static_cast<Eigen::Index>(std::min(page_tokens, view.sealed - before));
+    for (int head = 0; head < it.info.shape.kv_heads; ++head) {
+      cache.read_page(of, layer, index, static_cast<std::size_t>(head), page);
+      keys_and_values const values = decode_page(page, it, layer, head);
+      out.k.block(first, head * d, count, d) = values.k.topRows(count);
+      out.v.block(first, head * d, count, d) = values.v.topRows(count);
+    }
+  }
+  return out;
+}
+
+/// Which elements of a page keep their residual: the `slots` with the largest sensitivity · residual², then the largest
+/// |residual|, then the lowest index. `x`: the exact values of one head, `dense`: what their codes read as, both
+/// [page_tokens, head_dim]; `sensitivity` [head_dim]. By rising index.
+inline std::vector<outlier> select_slots(matrix const& x, matrix const& dense, std::vector<float> const& sensitivity,
+                                         std::size_t slots) {
+  std::vector<std::tuple<float, float, std::int64_t, outlier>> order;  // negated, so that sorting puts the largest first
+  for (Eigen::Index index = 0; index < x.size(); ++index) {
+    half const residual = residual_of(static_cast<float>(x.data()[index]), static_cast<float>(dense.data()[index]));
+    float const r = to_float(residual), weight = sensitivity[static_cast<std::size_t>(index % x.cols())] * r * r;
+    order.emplace_back(-weight, -std::abs(r), index, outlier{static_cast<std::uint16_t>(index), residual});
+  }
+  auto const before = [](auto const& a, auto const& b) {
+    return std::tie(std::get<0>(a), std::get<1>(a), std::get<2>(a)) <
+           std::tie(std::get<0>(b), std::get<1>(b), std::get<2>(b));
+  };
+  std::sort(order.begin(), order.end(), before);
+  std::vector<outlier> kept;
+  for (std::size_t i = 0; i < slots; ++i) kept.push_back(std::get<3>(order[i]));
+  std::sort(kept.begin(), kept.end(), [](outlier a, outlier b) { return a.index < b.index; });
+  return kept;
+}
+
+}  // namespace kvquant::reference
