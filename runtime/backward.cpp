@@ -161,7 +161,7 @@ class backward_pass {
 }  // namespace
 
 double model::loss_and_gradients(std::span<token_id const> ids, gradient_sink const& sink) const {
-  state_->check(ids);
+  state_->check_window(ids);
   require(ids.size() >= 2, errc::bad_value, "loss: one token, expected two or more: there is nothing to predict");
   return backward_pass(*state_, ids).run(sink);
 }

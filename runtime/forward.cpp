@@ -7,14 +7,10 @@ namespace kvquant::runtime {
 
 namespace {
 
-/// One forward pass: the matrices of a layer, used again for the next.
-class forward_pass {
+/// The matrices of a layer, used again for the next.
+class layer_pass {
  public:
-  forward_pass(model::state const& s, std::size_t tokens, kv_hook* hook)
-      : s_(s),
-        hook_(hook),
-        window_(hook == nullptr ? std::nullopt : hook->window()),
-        angles_(s.rotation.angle_table<float>(0, tokens)) {
+  layer_pass(model::state const& s, std::size_t tokens) : s_(s) {
     auto const rows = static_cast<Eigen::Index>(tokens);
     auto const& c = s.config;
     normed_.resize(rows, c.hidden);
@@ -26,15 +22,16 @@ class forward_pass {
     up_.resize(rows, c.feed_forward);
   }
 
-  /// x [T, hidden] passes through a layer in place.
-  void run(int layer, matrix& x) {
+  /// x [T, hidden] passes through a layer in place. `attend(layer, q, k, v, out)` may change q, k and v.
+  template <class Attend>
+  void run(int layer, matrix& x, Attend&& attend) {
     layer_weights const& w = s_.layers[static_cast<std::size_t>(layer)];
     auto const normed = view_of(normed_);
     s_.norm(view_of(x), w.attention_norm, normed);
     s_.project(normed, *w.q, w.q_bias, view_of(q_), scratch_);
     s_.project(normed, *w.k, w.k_bias, view_of(k_), scratch_);
     s_.project(normed, *w.v, w.v_bias, view_of(v_), scratch_);
-    attend_with_hooks(layer);
+    attend(layer, q_, k_, v_, view_of(attended_));
     multiply(view_of(attended_), *w.attention_out, view_of(x), accumulate::yes, scratch_, s_.executor);
 
     s_.norm(view_of(x), w.feed_forward_norm, normed);
@@ -46,11 +43,25 @@ class forward_pass {
   }
 
  private:
-  void attend_with_hooks(int layer) {
-    auto const q = view_of(q_), k = view_of(k_), v = view_of(v_);
+  model::state const& s_;
+  weight_scratch scratch_;
+  matrix normed_, q_, k_, v_, attended_, gate_, up_;
+};
+
+/// Attention over a window whose keys, values and queries a hook may change.
+class hooked_attention {
+ public:
+  hooked_attention(model::state const& s, std::size_t tokens, kv_hook* hook)
+      : s_(s),
+        hook_(hook),
+        window_(hook == nullptr ? std::nullopt : hook->window()),
+        angles_(s.rotation.angle_table<float>(0, tokens)) {}
+
+  void operator()(int layer, matrix& q_rows, matrix& k_rows, matrix& v_rows, view2d<float> out) {
+    auto const q = view_of(q_rows), k = view_of(k_rows), v = view_of(v_rows);
     if (window_) {
-      k_exact_ = k_;
-      v_exact_ = v_;
+      k_exact_ = k_rows;
+      v_exact_ = v_rows;
       s_.rotate(view_of(k_exact_), angles_, model::state::direction::forward);
     }
     if (hook_ != nullptr) {
@@ -63,28 +74,40 @@ class forward_pass {
       hook_->keys_post_rope(layer, k);
       hook_->values(layer, v);
     }
-    attend(s_.attention(), {q, k, v, window_ ? &*window_ : nullptr, view_of(k_exact_), view_of(v_exact_)},
-           view_of(attended_), s_.executor);
+    attend(s_.attention(), {q, k, v, window_ ? &*window_ : nullptr, view_of(k_exact_), view_of(v_exact_)}, out,
+           s_.executor);
   }
 
+ private:
   model::state const& s_;
   kv_hook* hook_;
   std::optional<exact_window> window_;
   rope_angle_table<float> angles_;
-  weight_scratch scratch_;
-  matrix normed_, q_, k_, v_, k_exact_, v_exact_, attended_, gate_, up_;
+  matrix k_exact_, v_exact_;
 };
+
+template <class Attend>
+matrix run_layers(model::state const& s, std::span<token_id const> ids, Attend&& attend) {
+  matrix x(static_cast<Eigen::Index>(ids.size()), s.config.hidden);
+  s.embed(ids, view_of(x));
+  layer_pass pass(s, ids.size());
+  for (int layer = 0; layer < s.config.layers; ++layer) pass.run(layer, x, attend);
+  s.norm(view_of(x), s.output_norm, view_of(x));
+  return x;
+}
 
 }  // namespace
 
 matrix model::forward(std::span<token_id const> ids, kv_hook* hook) const {
+  state_->check_window(ids);
+  return run_layers(*state_, ids, hooked_attention(*state_, ids.size(), hook));
+}
+
+matrix model::forward(std::span<token_id const> ids, attention_function const& attention) const {
   state_->check(ids);
-  matrix x(static_cast<Eigen::Index>(ids.size()), state_->config.hidden);
-  state_->embed(ids, view_of(x));
-  forward_pass pass(*state_, ids.size(), hook);
-  for (int layer = 0; layer < state_->config.layers; ++layer) pass.run(layer, x);
-  state_->norm(view_of(x), state_->output_norm, view_of(x));
-  return x;
+  return run_layers(*state_, ids, [&](int layer, matrix const& q, matrix const& k, matrix const& v, view2d<float> out) {
+    attention(layer, view_of(q), view_of(k), view_of(v), out);
+  });
 }
 
 }  // namespace kvquant::runtime

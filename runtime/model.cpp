@@ -131,6 +131,10 @@ void model::state::check(std::span<token_id const> ids) const {
   for (std::size_t i = 0; i < ids.size(); ++i)
     require(ids[i] >= 0 && ids[i] < config.vocabulary, errc::bad_value, "model: token ", i, " is ", ids[i],
             ", expected 0 to ", config.vocabulary - 1);
+}
+
+void model::state::check_window(std::span<token_id const> ids) const {
+  check(ids);
   require(config.sliding_window == 0 || ids.size() <= static_cast<std::size_t>(config.sliding_window),
           errc::unsupported, "model: sliding-window attention: ", ids.size(),
           " tokens, expected at most the window of ", config.sliding_window);

@@ -41,6 +41,11 @@ class kv_hook {
   virtual std::optional<exact_window> window() const { return std::nullopt; }
 };
 
+/// Attention that keeps keys and values itself. For the tokens of one call: `q`, `k` before RoPE, `v`, and what attention
+/// makes of them, `out`; rows are tokens, as for `kv_hook`. Positions, masks and scale are its own affair.
+using attention_function = std::function<void(int layer, view2d<float const> q, view2d<float const> k,
+                                              view2d<float const> v, view2d<float> out)>;
+
 /// One layer's keys and values with the gradients of the mean cross-entropy. All [T, kv_channels].
 struct kv_gradients {
   view2d<float const> k_pre_rope, k_post_rope, v;
@@ -65,6 +70,9 @@ class model {
   /// The hidden states after the last norm, [T, hidden]. Positions are 0 … T−1. Throws `bad_value` for ids outside the
   /// vocabulary, `unsupported` for a window longer than the model's sliding attention.
   matrix forward(std::span<token_id const> ids, kv_hook* hook = nullptr) const;
+
+  /// The same for tokens that go on a sequence which `attention` keeps.
+  matrix forward(std::span<token_id const> ids, attention_function const& attention) const;
 
   /// Scores of hidden states: hidden [rows, hidden], out [rows, vocabulary].
   void logits(view2d<float const> hidden, view2d<float> out) const;

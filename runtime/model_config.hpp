@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "kvquant/quantize/spec.hpp"
 #include "kvquant/rope/rope_config.hpp"
 #include "runtime/gguf.hpp"
 
@@ -28,6 +29,11 @@ struct model_config {
   int kv_channels() const { return kv_heads * head_dim; }
   int q_channels() const { return q_heads * head_dim; }
 };
+
+/// What the library needs to know of a model.
+inline model_shape shape_of(model_config const& config) {
+  return {config.layers, config.q_heads, config.kv_heads, config.head_dim, config.rope};
+}
 
 /// Throws `unsupported` naming the architecture or feature that is missing, `bad_file` for what is not there or cannot
 /// be.

@@ -31,6 +31,8 @@ struct model::state {
 
   attention_shape attention() const;
   void check(std::span<token_id const> ids) const;
+  /// Of attention over a whole window, which sees all of it.
+  void check_window(std::span<token_id const> ids) const;
 
   /// Calls `f(token)` for every token, in parallel.
   template <class F>

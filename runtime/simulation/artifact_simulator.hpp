@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -19,11 +20,12 @@ namespace kvquant::runtime {
 template <Spec S>
 class artifact_simulator final : public simulator {
  public:
-  artifact_simulator(artifact<S> const& it, std::string name, executor_ref executor)
+  artifact_simulator(artifact<S> const& it, std::string name, executor_ref executor,
+                     std::optional<std::size_t> sinks = std::nullopt)
       : simulator(std::move(name)),
         executor_(executor),
         space_(it.info.keys),
-        sinks_(static_cast<std::size_t>(it.info.sinks)) {
+        sinks_(sinks.value_or(static_cast<std::size_t>(it.info.sinks))) {
     for (int layer = 0; layer < it.info.shape.layers; ++layer) {
       keys_.push_back(it.keys(layer));
       values_.push_back(it.values(layer));
@@ -97,8 +99,9 @@ class artifact_simulator final : public simulator {
   std::vector<value_side<value_format>> values_;
 };
 
-/// Reads an artifact and simulates it. Throws `bad_format` naming both models if it was made for another one.
+/// Reads an artifact and simulates it, with its number of sinks unless another is given. Throws `bad_format` naming both models if it was made for another one.
 std::unique_ptr<simulator> simulate_artifact(std::filesystem::path const& path, model_config const& config,
-                                             std::string const& model_hash, executor_ref executor);
+                                             std::string const& model_hash, executor_ref executor,
+                                             std::optional<std::size_t> sinks = std::nullopt);
 
 }  // namespace kvquant::runtime

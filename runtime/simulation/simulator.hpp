@@ -11,7 +11,6 @@
 
 #include "kvquant/core/executor.hpp"
 #include "kvquant/core/view.hpp"
-#include "kvquant/quantize/spec.hpp"
 #include "runtime/model.hpp"
 
 namespace kvquant::runtime {
@@ -27,6 +26,8 @@ class simulator : public kv_hook {
   double bits_per_element() const {
     return elements_ == 0 ? 0.0 : static_cast<double>(bits_) / static_cast<double>(elements_);
   }
+  /// Bits allocated per key or value for a sequence of `tokens`.
+  virtual double bits_at(std::size_t /*tokens*/) const { return bits_per_element(); }
 
  protected:
   void count(std::uint64_t elements, std::uint64_t bits) {
@@ -47,11 +48,6 @@ void for_row_blocks(executor_ref executor, std::size_t rows, F&& f) {
     std::size_t const first = task * block;
     f(first, std::min(block, rows - first));
   });
-}
-
-/// What the library needs to know of a model.
-inline model_shape shape_of(model_config const& config) {
-  return {config.layers, config.q_heads, config.kv_heads, config.head_dim, config.rope};
 }
 
 }  // namespace kvquant::runtime

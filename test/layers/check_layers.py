@@ -60,8 +60,9 @@ class Foreign(NamedTuple):
 FOREIGN = [
     Foreign("Eigen", ["Eigen/*", "unsupported/Eigen/*"], ["include/kvquant/reference/*", "runtime/*", "test/*"]),
     Foreign("nlohmann/json", ["nlohmann/*"],
-            ["include/kvquant/calibrate/*_io.hpp", "include/kvquant/calibrate/safetensors.hpp", "runtime/*", "tools/*",
-             "bench/*", "test/*"]),
+            ["include/kvquant/*_io.hpp", "include/kvquant/calibrate/safetensors.hpp", "runtime/*", "tools/*", "bench/*",
+             "test/*"]),
+    Foreign("xxHash", ["xxhash.h"], ["include/kvquant/*_io.hpp", "runtime/*", "test/*"]),
     Foreign("CUDA", ["cuda*", "cub/*", "cute/*", "cutlass/*", "cooperative_groups*", "device_launch_parameters.h",
                      "mma.h", "nv*.h", "thrust/*"], ["backends/cuda/*", "backends/nccl/*"]),
     Foreign("NCCL", ["nccl*"], ["backends/nccl/*"]),

@@ -13,6 +13,7 @@
 #include "kvquant/core/atomic_file.hpp"
 #include "kvquant/core/error.hpp"
 #include "kvquant/core/hash.hpp"
+#include "runtime/cache_engine.hpp"
 
 namespace kvquant::tool {
 
@@ -21,6 +22,13 @@ void add_common(CLI::App& command, common_options& options) {
   command.add_option("--threads", options.threads, "worker threads; 0: one per hardware thread")
       ->check(CLI::Range(0, 1024));
   command.add_flag("--quiet", options.quiet, "no progress bar, no table");
+}
+
+void add_backend(CLI::App& command, std::string& chosen) {
+  auto const names = runtime::backend_names();
+  command.add_option("--backend", chosen, "what attends over packed pages")
+      ->check(CLI::IsMember(std::vector<std::string>(names.begin(), names.end())))
+      ->capture_default_str();
 }
 
 CLI::Option* add_text(CLI::App& command, text_options& options) {

@@ -41,6 +41,9 @@ CLI::Option* add_choice(CLI::App& command, std::string const& name, T& chosen, s
       ->check(CLI::IsMember(names));
 }
 
+/// `--backend`, one of those that this build has.
+void add_backend(CLI::App& command, std::string& chosen);
+
 /// How a text becomes tokens.
 struct text_options {
   std::string path;
@@ -101,6 +104,7 @@ void write_json(std::string const& path, nlohmann::json const& value);
 /// Adds the subcommand to `app`.
 void add_calibrate(CLI::App& app);
 void add_eval(CLI::App& app);
+void add_generate(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_tokenize(CLI::App& app);
 

@@ -5,13 +5,18 @@
 #include <map>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <utility>
 
 #include "kvquant/core/error.hpp"
+#include "runtime/artifact_label.hpp"
+#include "runtime/cache_engine.hpp"
 #include "runtime/scoring.hpp"
 #include "runtime/simulation/artifact_simulator.hpp"
 #include "runtime/simulation/baselines.hpp"
+#include "runtime/simulation/deployed.hpp"
 #include "tools/kvquant/common.hpp"
+#include "tools/kvquant/evaluated_cache.hpp"
 #include "tools/kvquant/npy.hpp"
 
 namespace kvquant::tool {
@@ -23,14 +28,15 @@ struct eval_options {
   text_options text;
   std::string model, nll_out;
   std::vector<std::string> artifacts, baselines = {"f16"};
-  std::string mode = "simulated";
-  int context = 1024;
+  std::string mode = "deployed", backend{runtime::backend_names().front()};
+  int context = 1024, recent_pages = 0;
+  bool unbounded = false;
   std::size_t tokens = 0;
 };
 
 /// One row of the table: a cache, and what each prediction came to with it.
 struct eval_row {
-  std::unique_ptr<runtime::simulator> cache;
+  std::unique_ptr<evaluated_cache> cache;
   std::vector<double> nll, kl;  // [predictions] nats
   std::size_t top1_agrees = 0;
 
@@ -42,7 +48,7 @@ struct eval_row {
 };
 
 struct summary {
-  double perplexity, delta_percent, delta_nll, delta_nll_se, kl_mean, kl_p999, top1_agreement, bits_per_element;
+  double perplexity, delta_percent, delta_nll, delta_nll_se, kl_mean, kl_p999, top1_agreement, bits_per_element, bits_at_32k;
 };
 
 double mean(std::vector<double> const& x) {
@@ -58,7 +64,7 @@ double quantile(std::vector<double> x, double q) {
 }
 
 /// `base` is the row that everything is compared with, prediction by prediction.
-summary summarise(eval_row const& row, eval_row const& base) {
+summary summarise(eval_row const& row, eval_row const& base, std::size_t window_tokens) {
   std::vector<double> delta(row.nll.size());
   std::transform(row.nll.begin(), row.nll.end(), base.nll.begin(), delta.begin(), std::minus<>{});
   double const shift = mean(delta);
@@ -72,7 +78,8 @@ summary summarise(eval_row const& row, eval_row const& base) {
           .kl_mean = mean(row.kl),
           .kl_p999 = quantile(row.kl, 0.999),
           .top1_agreement = static_cast<double>(row.top1_agrees) / n,
-          .bits_per_element = row.cache->bits_per_element()};
+          .bits_per_element = row.cache->bits_at(window_tokens),
+          .bits_at_32k = row.cache->bits_at(std::size_t{1} << 15)};
 }
 
 /// Consecutive windows from the start of the text: what the model reads, and what each of its rows should predict.
@@ -96,13 +103,50 @@ std::vector<eval_window> cut_windows(eval_options const& options, runtime::token
   return windows;
 }
 
+/// What a row with recent pages is called.
+std::string label_with(std::string label, int recent_pages) {
+  if (recent_pages == 1) label += ", 1 recent page";
+  if (recent_pages > 1) label += fmt::format(", {} recent pages", recent_pages);
+  return label;
+}
+
+std::unique_ptr<evaluated_cache> make_baseline(std::string const& name, eval_options const& options,
+                                               model_file& opened) {
+  auto baseline = runtime::simulate_baseline(name, opened.config, opened.pool);
+  if (options.mode == "simulated" || name == "f16") return evaluate_simulated(std::move(baseline));
+  runtime::deployed_window const window{.recent_pages = static_cast<std::size_t>(options.recent_pages)};
+  return evaluate_simulated(
+      runtime::simulate_deployed(std::move(baseline), window, label_with(name, options.recent_pages)));
+}
+
+/// The artifact as it is asked for: simulated, or packed and beside it, if wanted, with every outlier kept.
+void add_artifact(std::vector<eval_row>& rows, std::string const& path, eval_options const& options,
+                  model_file& opened) {
+  auto const simulate = [&](std::optional<std::size_t> sinks) {
+    return runtime::simulate_artifact(path, opened.config, opened.file.hash(), opened.pool, sinks);
+  };
+  if (options.mode == "simulated") {
+    rows.push_back({evaluate_simulated(simulate(std::nullopt)), {}, {}});
+    return;
+  }
+  cache_options const sizes{.max_tokens = static_cast<std::size_t>(options.context) + 1,
+                            .recent_pages = options.recent_pages};
+  auto cache = runtime::make_cache(path, options.backend, opened.config, opened.file.hash(), sizes);
+  auto const name = label_with(runtime::label_of(cache->info()), options.recent_pages);
+  runtime::deployed_window const window{.sinks = static_cast<std::size_t>(cache->info().sinks),
+                                        .recent_pages = static_cast<std::size_t>(options.recent_pages)};
+  rows.push_back({evaluate_packed(std::move(cache), name), {}, {}});
+  if (options.unbounded)
+    rows.push_back(
+        {evaluate_simulated(runtime::simulate_deployed(simulate(0), window, name + ", unbounded")), {}, {}});
+}
+
 std::vector<eval_row> make_rows(eval_options const& options, model_file& opened) {
   std::vector<eval_row> rows;
-  rows.push_back({runtime::simulate_baseline("f16", opened.config, opened.pool), {}, {}});
+  rows.push_back({make_baseline("f16", options, opened), {}, {}});
   for (std::string const& name : options.baselines)
-    if (name != "f16") rows.push_back({runtime::simulate_baseline(name, opened.config, opened.pool), {}, {}});
-  for (std::string const& path : options.artifacts)
-    rows.push_back({runtime::simulate_artifact(path, opened.config, opened.file.hash(), opened.pool), {}, {}});
+    if (name != "f16") rows.push_back({make_baseline(name, options, opened), {}, {}});
+  for (std::string const& path : options.artifacts) add_artifact(rows, path, options, opened);
   return rows;
 }
 
@@ -113,7 +157,7 @@ void run(std::vector<eval_row>& rows, runtime::model const& model, std::vector<e
     std::vector<runtime::matrix> hidden;
     std::vector<view2d<float const>> views;
     for (eval_row& row : rows) {
-      hidden.push_back(model.forward(window.ids, row.cache.get()));
+      hidden.push_back(row.cache->forward(model, window.ids));
       bar.advance();
     }
     for (runtime::matrix const& it : hidden)
@@ -123,23 +167,24 @@ void run(std::vector<eval_row>& rows, runtime::model const& model, std::vector<e
   }
 }
 
-void print_rows(std::vector<eval_row> const& rows) {
+void print_rows(std::vector<eval_row> const& rows, std::size_t window_tokens) {
   std::vector<std::vector<std::string>> table = {
-      {"cache", "bits", "perplexity", "Δ %", "ΔNLL ± SE", "KL mean", "KL 99.9 %", "top-1 %"}};
+      {"cache", "bits", "at 32K", "perplexity", "Δ %", "ΔNLL ± SE", "KL mean", "KL 99.9 %", "top-1 %"}};
   for (eval_row const& row : rows) {
-    summary const it = summarise(row, rows.front());
+    summary const it = summarise(row, rows.front(), window_tokens);
     table.push_back({row.cache->name(), fmt::format("{:.2f}", it.bits_per_element),
-                     fmt::format("{:.3f}", it.perplexity), fmt::format("{:+.2f}", it.delta_percent),
+                     fmt::format("{:.2f}", it.bits_at_32k), fmt::format("{:.3f}", it.perplexity),
+                     fmt::format("{:+.2f}", it.delta_percent),
                      fmt::format("{:+.4f} ± {:.4f}", it.delta_nll, it.delta_nll_se), fmt::format("{:.5f}", it.kl_mean),
                      fmt::format("{:.3f}", it.kl_p999), fmt::format("{:.2f}", 100 * it.top1_agreement)});
   }
   print_table(table);
 }
 
-nlohmann::json to_json(std::vector<eval_row> const& rows) {
+nlohmann::json to_json(std::vector<eval_row> const& rows, std::size_t window_tokens) {
   nlohmann::json out = nlohmann::json::array();
   for (eval_row const& row : rows) {
-    summary const it = summarise(row, rows.front());
+    summary const it = summarise(row, rows.front(), window_tokens);
     out.push_back({{"name", row.cache->name()},
                    {"perplexity", it.perplexity},
                    {"delta_percent", it.delta_percent},
@@ -148,7 +193,8 @@ nlohmann::json to_json(std::vector<eval_row> const& rows) {
                    {"kl_mean", it.kl_mean},
                    {"kl_p999", it.kl_p999},
                    {"top1_agreement", it.top1_agreement},
-                   {"bits_per_element", it.bits_per_element}});
+                   {"bits_per_element", it.bits_per_element},
+                   {"bits_per_element_32k", it.bits_at_32k}});
   }
   return out;
 }
@@ -162,7 +208,7 @@ void eval(eval_options const& options) {
   auto const windows = cut_windows(options, opened.tokenizer, content);
   std::vector<eval_row> rows = make_rows(options, opened);
   run(rows, runtime::model(opened.file, opened.pool), windows, options.common.quiet);
-  std::size_t const predictions = rows.front().nll.size();
+  std::size_t const predictions = rows.front().nll.size(), window_tokens = windows.front().ids.size();
   if (!options.nll_out.empty()) {
     std::vector<double> all;
     for (eval_row const& row : rows) all.insert(all.end(), row.nll.begin(), row.nll.end());
@@ -175,11 +221,11 @@ void eval(eval_options const& options) {
                                    {"mode", options.mode},
                                    {"context", options.context},
                                    {"predictions", predictions},
-                                   {"rows", to_json(rows)}});
+                                   {"rows", to_json(rows, window_tokens)}});
   if (options.common.quiet) return;
   fmt::print("{}: {} windows of {} tokens, {} predictions, {}\n", one_line(opened.config.name), windows.size(),
              options.context, predictions, options.mode);
-  print_rows(rows);
+  print_rows(rows, window_tokens);
 }
 
 }  // namespace
@@ -202,9 +248,19 @@ void add_eval(CLI::App& app) {
       ->check(CLI::Range(2, 1 << 24))
       ->capture_default_str();
   command->add_option("--tokens", options->tokens, "tokens of the text to use; 0: all")->check(CLI::NonNegativeNumber);
-  command->add_option("--mode", options->mode, "simulated: every token is quantized, the current one included")
-      ->check(CLI::IsMember({"simulated"}))
+  command
+      ->add_option("--mode", options->mode,
+                   "deployed: through packed pages, as decoding does, a query's own page exact; simulated: every token is "
+                   "quantized, the current one included")
+      ->check(CLI::IsMember({"deployed", "simulated"}))
       ->capture_default_str();
+  command->add_option("--recent-pages", options->recent_pages, "deployed: pages of 64 latest tokens that stay exact")
+      ->check(CLI::Range(0, 1 << 14))
+      ->capture_default_str();
+  command->add_flag("--unbounded", options->unbounded,
+                    "deployed: each artifact once more with every outlier beyond its thresholds, instead of a fixed "
+                    "number a page");
+  add_backend(*command, options->backend);
   command->add_option("--dump-nll", options->nll_out, "write every prediction's loss, float64 [rows, predictions]")
       ->type_name("FILE.npy");
   add_common(*command, options->common);

@@ -30,7 +30,7 @@ inline support supports(artifact_info const& info) {
   return {};
 }
 
-template <Spec S>
+template <PackedSpec S>
 class attention {
  public:
   /// Throws `unsupported` naming what is missing.

@@ -13,9 +13,9 @@ namespace kvquant::cpu::generic {
 
 struct backend {
   static constexpr std::string_view name = "cpu-generic";
-  template <Spec S>
+  template <PackedSpec S>
   using page_layout = row_major_layout<S>;
-  template <Spec S>
+  template <PackedSpec S>
   using attention = generic::attention<S>;
   using policy_selector = generic::policy_selector;
 

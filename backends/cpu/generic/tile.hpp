@@ -47,7 +47,7 @@ inline void rotate_keys(view2d<float> k, rope const& rotation, rope_angle_table<
 }
 
 /// Reads tiles of one layer: decoded codes with their residuals, or exact tokens.
-template <Spec S>
+template <PackedSpec S>
 class tile_reader {
  public:
   tile_reader(artifact<S> const& it, int layer, page_geometry const& geometry)

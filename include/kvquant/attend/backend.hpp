@@ -30,7 +30,7 @@ inline void require_supported(support const& it, std::string_view who) {
 /// `A` is attention over the pages of one artifact: `attend(layer, batch, executor)` serves every item of the batch,
 /// and gives the same bits whatever the executor and whatever else is in the batch. Const, and from many threads.
 template <class A, class S>
-concept Attention = Spec<S> && std::constructible_from<A, artifact<S> const&> &&
+concept Attention = PackedSpec<S> && std::constructible_from<A, artifact<S> const&> &&
     requires(A const& attend, int layer, std::span<attend_args const> batch, executor_ref executor) {
   attend(layer, batch, executor);
 };

@@ -167,10 +167,16 @@ void write_data(Cache const& cache, sequence const& of, sequence_info const& inf
   }
 }
 
+/// Bytes of one page of every KV head and layer, and of one exact token of every layer.
+inline std::size_t bytes_per_page(sequence_info const& it) {
+  return static_cast<std::size_t>(it.layers) * static_cast<std::size_t>(it.kv_heads) * it.geometry.page_bytes();
+}
 inline std::size_t data_bytes(sequence_info const& it) {
-  // Every factor is small enough (checked against the cache, or 32 bits wide) except the pages, which come last.
-  std::size_t const per_page = static_cast<std::size_t>(it.kv_heads) * it.geometry.page_bytes();
-  return static_cast<std::size_t>(it.layers) * (exact_bytes(it) + it.pages() * per_page);
+  return static_cast<std::size_t>(it.layers) * exact_bytes(it) + it.pages() * bytes_per_page(it);
+}
+/// Whether `bytes` are those of the sequence, for numbers of tokens from anywhere.
+inline bool has_data_bytes(sequence_info const& it, std::size_t bytes) {
+  return it.exact_tokens() <= bytes && it.pages() <= bytes / bytes_per_page(it) && data_bytes(it) == bytes;
 }
 
 inline void require_finite(std::span<half const> values, char const* what) {
@@ -178,7 +184,7 @@ inline void require_finite(std::span<half const> values, char const* what) {
     require(std::isfinite(to_float(x)), errc::bad_file, what, " hold a value that is not finite");
 }
 
-template <Spec S>
+template <PackedSpec S>
 void require_sound(canonical_page<S> const& page, page_geometry const& geometry) {
   for (value_range const it : page.v_ranges)
     require(std::isfinite(it.low()) && std::isfinite(it.high()) && it.low() <= it.high(), errc::bad_file,
@@ -289,9 +295,8 @@ template <class S, class Layout>
 sequence load_sequence(kv_cache<S, Layout>& cache, sequence_file const& file) {
   require_fits(cache, file);
   sequence_info const& it = file.info();
-  require(it.tokens <= file.data().size() && file.data().size() == detail::data_bytes(it), errc::bad_file,
-          file.origin(), ": ", file.data().size(), " bytes for ", it.tokens, " tokens, expected ",
-          detail::data_bytes(it));
+  require(detail::has_data_bytes(it, file.data().size()), errc::bad_file, file.origin(), ": ", file.data().size(),
+          " bytes are not those of ", it.tokens, " tokens, ", it.sealed, " of them in pages");
   using layout = row_major_layout<S>;
   std::size_t const page_bytes = layout::page_bytes(cache.geometry()), row_bytes = it.kv_channels() * sizeof(half);
   std::size_t const layer_bytes = file.data().size() / static_cast<std::size_t>(it.layers);

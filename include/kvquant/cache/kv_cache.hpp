@@ -42,9 +42,9 @@ class kv_cache {
  public:
   using spec_type = S;
   using layout_type = Layout;
-  static_assert(Spec<S> && PageLayout<Layout> && std::is_same_v<typename Layout::spec_type, S>);
+  static_assert(PackedSpec<S> && PageLayout<Layout> && std::is_same_v<typename Layout::spec_type, S>);
 
-  /// Throws `unsupported` naming what a cache cannot hold (post-RoPE keys, codes above 8 bits), `bad_shape` or
+  /// Throws `unsupported` naming what a cache cannot hold (keys quantized after RoPE), `bad_shape` or
   /// `bad_value` for sizes that cannot be.
   kv_cache(artifact<S> const& it, cache_options const& options);
 

@@ -13,10 +13,8 @@ inline half stored(half x) { return x; }
 inline float loaded(float x) { return x; }
 inline float loaded(half x) { return to_float(x); }
 
-template <Spec S>
+template <PackedSpec S>
 page_geometry cache_geometry(artifact_info const& info) {
-  require(S::key_format::bits <= 8 && S::value_format::bits <= 8, errc::unsupported, "cache: codes of ",
-          std::max(S::key_format::bits, S::value_format::bits), " bits (", S::name(), "), expected 1 to 8");
   require(info.keys == key_space::pre_rope, errc::unsupported,
           "cache: keys quantized after RoPE, expected an artifact of keys before RoPE");
   require(info.spec == S::name(), errc::bad_format, "cache: an artifact of \"", info.spec, "\", expected \"", S::name(),

@@ -26,6 +26,10 @@ inline constexpr std::size_t page_tokens = 64;
 /// What a page's size is a multiple of, and where it starts: a line of the machine's memory.
 inline constexpr std::size_t page_alignment = 64;
 
+/// What can be packed: codes of at most 8 bits.
+template <class S>
+concept PackedSpec = Spec<S> && (S::key_format::bits <= 8) && (S::value_format::bits <= 8);
+
 /// The sizes of a page's parts. Keys and values have `elements()` codes each, row-major [page_tokens, head_dim].
 struct page_geometry {
   std::size_t head_dim = 0;
@@ -64,7 +68,7 @@ inline page_geometry make_page_geometry(int head_dim, int k_bits, int v_bits, do
 }
 
 /// One page as anyone may read it.
-template <Spec S>
+template <PackedSpec S>
 struct canonical_page {
   using key_code = typename S::key_format::code_type;
   using value_code = typename S::value_format::code_type;
@@ -98,7 +102,7 @@ struct canonical_page {
 /// How a backend wants a page's bytes: `L::write` fills all `L::page_bytes` bytes from a canonical page, `L::read` gives
 /// exactly that page back, in a page that has been resized to the geometry.
 template <class L>
-concept PageLayout = Spec<typename L::spec_type> &&
+concept PageLayout = PackedSpec<typename L::spec_type> &&
     requires(page_geometry const& geometry, canonical_page<typename L::spec_type> const& page,
              canonical_page<typename L::spec_type>& out, std::span<std::byte> bytes, std::span<std::byte const> read) {
   { L::name } -> std::convertible_to<std::string_view>;

@@ -51,7 +51,7 @@ class slot_selector {
 };
 
 /// The quantizers of one layer. Const calls may overlap.
-template <Spec S>
+template <PackedSpec S>
 class page_sealer {
  public:
   page_sealer(artifact<S> const& it, int layer, page_geometry const& geometry)

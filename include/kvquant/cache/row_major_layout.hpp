@@ -16,7 +16,7 @@ namespace kvquant {
 
 /// Key codes, value codes (each a stream of `pack`), value ranges, key slots, value slots, zeros to the end of the
 /// line. Numbers are little-endian, as the machine's are.
-template <Spec S>
+template <PackedSpec S>
 struct row_major_layout {
   using spec_type = S;
   static constexpr std::string_view name = "row_major";

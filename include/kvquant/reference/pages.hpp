@@ -32,7 +32,7 @@ vector decode_levels(typename F::table const& table) {
 }
 
 /// One page of KV head `head`: [page_tokens, head_dim], residuals added.
-template <Spec S>
+template <PackedSpec S>
 keys_and_values decode_page(canonical_page<S> const& page, artifact<S> const& it, int layer, int head) {
   Eigen::Index const d = it.info.shape.head_dim;
   auto const keys = it.keys(layer);

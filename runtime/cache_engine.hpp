@@ -1,0 +1,32 @@
+#pragma once
+/// \file
+/// A model on a paged cache.
+
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "kvquant/engine.hpp"
+#include "runtime/model.hpp"
+
+namespace kvquant::runtime {
+
+/// Names of the backends that this build has.
+std::span<std::string_view const> backend_names();
+
+/// The cache that an artifact file describes. Throws `bad_format` naming both models if it was made for another one,
+/// `unsupported` naming what the backend lacks.
+std::unique_ptr<engine> make_cache(std::filesystem::path const& artifact, std::string_view backend,
+                                   model_config const& config, std::string const& model_hash,
+                                   cache_options const& options);
+
+/// A cache in binary16 throughout: its tail is as long as a sequence of `max_tokens` and nothing is ever sealed.
+std::unique_ptr<engine> make_exact_cache(model_config const& config, std::size_t max_tokens);
+
+/// The hidden states of tokens that go on a sequence, [T, hidden], each as if they came one by one.
+matrix forward(model const& m, std::span<token_id const> ids, engine_sequence& sequence);
+
+}  // namespace kvquant::runtime

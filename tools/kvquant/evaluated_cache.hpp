@@ -1,0 +1,34 @@
+#pragma once
+/// \file
+/// What `eval` puts into a row: a model's hidden states with one kind of cache.
+
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "runtime/cache_engine.hpp"
+#include "runtime/model.hpp"
+#include "runtime/simulation/simulator.hpp"
+
+namespace kvquant::tool {
+
+class evaluated_cache {
+ public:
+  virtual ~evaluated_cache() = default;
+  virtual std::string const& name() const = 0;
+  /// The hidden states of one window, [T, hidden].
+  virtual runtime::matrix forward(runtime::model const& model, std::span<runtime::token_id const> ids) = 0;
+  /// Bits allocated per key or value for a sequence of `tokens`, after a window at least was seen.
+  virtual double bits_at(std::size_t tokens) const = 0;
+};
+
+/// Keys and values are rounded where they arise.
+std::unique_ptr<evaluated_cache> evaluate_simulated(std::unique_ptr<runtime::simulator> cache);
+
+/// Keys and values go through packed pages, one sequence a window.
+std::unique_ptr<evaluated_cache> evaluate_packed(std::unique_ptr<engine> cache, std::string name);
+
+}  // namespace kvquant::tool

@@ -1,0 +1,237 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kvquant/core/error.hpp"
+#include "runtime/artifact_label.hpp"
+#include "runtime/cache_engine.hpp"
+#include "runtime/chat_template.hpp"
+#include "runtime/sampler.hpp"
+#include "tools/kvquant/common.hpp"
+
+namespace kvquant::tool {
+
+namespace {
+
+struct generate_options {
+  common_options common;
+  std::string model, artifact, prompt, prompt_file, system, backend{runtime::backend_names().front()};
+  bool raw = false;
+  std::size_t max_tokens = 128;
+  int recent_pages = 0;
+  runtime::sampling_options sampling;
+};
+
+/// What the model reads first.
+std::vector<runtime::token_id> prompt_ids(generate_options const& options, model_file const& opened) {
+  std::string const prompt = options.prompt_file.empty() ? options.prompt : read_text({options.prompt_file, {}});
+  if (options.raw || !runtime::has_chat_template(opened.file)) {
+    require(options.system.empty(), errc::bad_value, options.model,
+            ": no chat template is used, so there is no place for --system");
+    return opened.tokenizer.encode(prompt);
+  }
+  std::vector<runtime::chat_message> messages;
+  if (!options.system.empty()) messages.push_back({"system", options.system});
+  messages.push_back({"user", prompt});
+  // The template writes BOS where it wants it.
+  return opened.tokenizer.encode(runtime::render_chat(opened.file, opened.tokenizer, messages),
+                                 {.add_special = false, .parse_special = true});
+}
+
+/// Prints a text as its tokens come: whole UTF-8 sequences, and no control characters, which a terminal would obey.
+class stream {
+ public:
+  explicit stream(bool shown) : shown_(shown) {}
+
+  void add(std::string const& piece) {
+    waiting_ += piece;
+    flush(waiting_.size() - incomplete_bytes(waiting_));
+  }
+  std::string const& finish() {
+    flush(waiting_.size());
+    return all_;
+  }
+
+ private:
+  static std::size_t incomplete_bytes(std::string const& text) {
+    for (std::size_t back = 1; back <= std::min<std::size_t>(3, text.size()); ++back) {
+      auto const byte = static_cast<unsigned char>(text[text.size() - back]);
+      if (byte < 0x80) return 0;
+      if (byte >= 0xc0) return back < (byte >= 0xf0 ? 4u : byte >= 0xe0 ? 3u : 2u) ? back : 0;
+    }
+    return 0;
+  }
+  void flush(std::size_t bytes) {
+    std::string piece = waiting_.substr(0, bytes);
+    waiting_.erase(0, bytes);
+    std::erase_if(piece, [](char c) {
+      return (static_cast<unsigned char>(c) < ' ' && c != '\n' && c != '\t') || c == '\x7f';
+    });
+    all_ += piece;
+    if (!shown_) return;
+    fmt::print("{}", piece);
+    std::fflush(stdout);
+  }
+
+  bool shown_;
+  std::string waiting_, all_;
+};
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+struct generation {
+  std::string text;
+  std::vector<runtime::token_id> ids;
+  bool stopped = false;  ///< by a token that ends the answer
+  double prompt_seconds = 0, seconds = 0;
+};
+
+class generator {
+ public:
+  generator(runtime::model const& model, model_file const& opened, engine_sequence& sequence)
+      : model_(model), opened_(opened), sequence_(sequence), scores_(1, model.config().vocabulary) {}
+
+  generation run(std::vector<runtime::token_id> const& prompt, generate_options const& options) {
+    generation out;
+    auto const started = std::chrono::steady_clock::now();
+    read_prompt(prompt, options.common.quiet);
+    out.prompt_seconds = seconds_since(started);
+    runtime::sampler sampler(options.sampling);
+    stream text(true);
+    auto const begun = std::chrono::steady_clock::now();
+    while (out.ids.size() < options.max_tokens) {
+      runtime::token_id const id = sampler.next(runtime::view_of(std::as_const(scores_)).row(0));
+      out.stopped = ends_answer(id);
+      if (out.stopped) break;
+      out.ids.push_back(id);
+      text.add(opened_.tokenizer.piece(id));
+      if (out.ids.size() < options.max_tokens) feed({&id, 1});
+    }
+    out.seconds = seconds_since(begun);
+    out.text = text.finish();
+    return out;
+  }
+
+ private:
+  void feed(std::span<runtime::token_id const> ids) {
+    runtime::matrix const hidden = runtime::forward(model_, ids, sequence_);
+    model_.logits(runtime::view_of(hidden).middle_rows(ids.size() - 1, 1), runtime::view_of(scores_));
+  }
+  void read_prompt(std::vector<runtime::token_id> const& prompt, bool quiet) {
+    constexpr std::size_t chunk = 256;
+    progress bar("reading the prompt", prompt.size(), quiet);
+    for (std::size_t first = 0; first < prompt.size(); first += chunk) {
+      auto const piece = std::span(prompt).subspan(first, std::min(chunk, prompt.size() - first));
+      feed(piece);
+      bar.advance(piece.size());
+    }
+  }
+  bool ends_answer(runtime::token_id id) const {
+    return id == opened_.tokenizer.eos() || id == opened_.file.integer_or("tokenizer.ggml.eot_token_id", -1);
+  }
+
+  runtime::model const& model_;
+  model_file const& opened_;
+  engine_sequence& sequence_;
+  runtime::matrix scores_;
+};
+
+std::unique_ptr<engine> make_cache(generate_options const& options, model_file const& opened, std::size_t tokens) {
+  if (options.artifact.empty()) return runtime::make_exact_cache(opened.config, tokens);
+  return runtime::make_cache(options.artifact, options.backend, opened.config, opened.file.hash(),
+                             {.max_tokens = tokens, .recent_pages = options.recent_pages});
+}
+
+/// Bytes of the same tokens in binary16.
+std::size_t f16_bytes(model_shape const& shape, std::size_t tokens) {
+  return std::size_t{2} * 2 * tokens * static_cast<std::size_t>(shape.layers) *
+         static_cast<std::size_t>(shape.kv_channels());
+}
+
+double rate(std::size_t tokens, double seconds) { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
+
+void generate(generate_options const& options) {
+  std::vector<std::string> inputs = {options.model};
+  for (std::string const& it : {options.artifact, options.prompt_file})
+    if (!it.empty()) inputs.push_back(it);
+  check_outputs({options.common.json}, inputs);
+  model_file opened(options.model, options.common.threads);
+  auto const prompt = prompt_ids(options, opened);
+  auto const context = static_cast<std::size_t>(opened.config.context);
+  require(!prompt.empty(), errc::bad_value, "the prompt is empty");
+  require(prompt.size() <= context && options.max_tokens <= context - prompt.size(), errc::bad_value,
+          "a prompt of ", prompt.size(), " tokens and ", options.max_tokens, " to generate (--max-tokens), expected ",
+          context, " together at most, the model's context");
+  auto const cache = make_cache(options, opened, prompt.size() + options.max_tokens);
+  runtime::model const model(opened.file, opened.pool);
+  auto const sequence = cache->open(prompt.size() + options.max_tokens);
+  generation const result = generator(model, opened, *sequence).run(prompt, options);
+
+  std::string const name = options.artifact.empty() ? "f16" : runtime::label_of(cache->info());
+  std::size_t const bytes = sequence->bytes().total(), exact = f16_bytes(cache->info().shape, sequence->tokens());
+  write_json(options.common.json, {{"model", opened.config.name},
+                                   {"cache", name},
+                                   {"text", result.text},
+                                   {"ids", result.ids},
+                                   {"stopped", result.stopped},
+                                   {"prompt_tokens", prompt.size()},
+                                   {"prompt_tokens_per_second", rate(prompt.size(), result.prompt_seconds)},
+                                   {"tokens_per_second", rate(result.ids.size(), result.seconds)},
+                                   {"cache_tokens", sequence->tokens()},
+                                   {"cache_bytes", bytes},
+                                   {"f16_bytes", exact}});
+  fmt::print("\n");
+  if (options.common.quiet) return;
+  fmt::print("\n{}: {} tokens read at {:.1f} tokens/s, {} generated at {:.1f} tokens/s; the cache takes {:.2f} MiB, "
+             "{:.2f} MiB in f16\n",
+             name, prompt.size(), rate(prompt.size(), result.prompt_seconds), result.ids.size(),
+             rate(result.ids.size(), result.seconds), static_cast<double>(bytes) / (1 << 20),
+             static_cast<double>(exact) / (1 << 20));
+}
+
+}  // namespace
+
+void add_generate(CLI::App& app) {
+  auto* const command = app.add_subcommand("generate", "text from a model whose cache is quantized");
+  auto const options = std::make_shared<generate_options>();
+  command->add_option("MODEL", options->model, "GGUF file")->required();
+  command->add_option("--artifact", options->artifact, "calibrated cache; without it the cache is f16")
+      ->type_name("FILE");
+  auto* const prompt = command->add_option_group("prompt");
+  prompt->add_option("--prompt", options->prompt, "what the user says")->type_name("TEXT");
+  prompt->add_option("--prompt-file", options->prompt_file, "the same from a file")->type_name("FILE");
+  prompt->require_option(1);
+  command->add_option("--system", options->system, "what the system says first, by the model's chat template")
+      ->type_name("TEXT");
+  command->add_flag("--raw", options->raw, "give the prompt to the model as it is, without its chat template");
+  command->add_option("--max-tokens", options->max_tokens, "tokens to generate at most")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  auto& sampling = options->sampling;
+  command->add_option("--temperature", sampling.temperature, "0: always the likeliest token")
+      ->check(CLI::Range(0.0, 100.0))
+      ->capture_default_str();
+  command->add_option("--top-k", sampling.top_k, "choose among so many likeliest tokens; 0: all")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--top-p", sampling.top_p, "choose among the likeliest tokens of this total probability")
+      ->check(CLI::Range(1e-6, 1.0))
+      ->capture_default_str();
+  command->add_option("--seed", sampling.seed, "of the choice")->capture_default_str();
+  command->add_option("--recent-pages", options->recent_pages, "pages of 64 latest tokens that stay exact")
+      ->check(CLI::Range(0, 1 << 14))
+      ->capture_default_str();
+  add_backend(*command, options->backend);
+  add_common(*command, options->common);
+  command->callback([options] { generate(*options); });
+}
+
+}  // namespace kvquant::tool
