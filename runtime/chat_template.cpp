@@ -83,8 +83,8 @@ int run_python(nameless_file const& in, nameless_file const& out, nameless_file 
   // -I: isolated from the user's Python paths and environment.
   std::array<char const*, 5> const arguments = {"python3", "-I", "-c", script, nullptr};
   pid_t child = 0;
-  int const failure = posix_spawnp(&child, arguments[0], &actions, nullptr,
-                                   const_cast<char* const*>(arguments.data()), environ);
+  int const failure =
+      posix_spawnp(&child, arguments[0], &actions, nullptr, const_cast<char* const*>(arguments.data()), environ);
   posix_spawn_file_actions_destroy(&actions);
   require(failure == 0, errc::unsupported, "chat template: python3 cannot be run: ", std::strerror(failure));
   int status = 0;

@@ -41,8 +41,8 @@ class kv_hook {
   virtual std::optional<exact_window> window() const { return std::nullopt; }
 };
 
-/// Attention that keeps keys and values itself. For the tokens of one call: `q`, `k` before RoPE, `v`, and what attention
-/// makes of them, `out`; rows are tokens, as for `kv_hook`. Positions, masks and scale are its own affair.
+/// Attention that keeps keys and values itself. For the tokens of one call: `q`, `k` before RoPE, `v`, and what
+/// attention makes of them, `out`; rows are tokens, as for `kv_hook`. Positions, masks and scale are its own affair.
 using attention_function = std::function<void(int layer, view2d<float const> q, view2d<float const> k,
                                               view2d<float const> v, view2d<float> out)>;
 

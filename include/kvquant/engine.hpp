@@ -141,8 +141,8 @@ std::unique_ptr<engine> make_engine(artifact<S> const& it, cache_options const& 
     require_supported(B::supports(it.info), B::name);
     return std::make_unique<detail::engine_of<S, B>>(it, options);
   } else {
-    throw error{errc::unsupported, text(B::name, ": not supported: pages of ", S::name(),
-                                        ", expected codes of 1 to 8 bits")};
+    throw error{errc::unsupported,
+                text(B::name, ": not supported: pages of ", S::name(), ", expected codes of 1 to 8 bits")};
   }
 }
 
@@ -158,9 +158,8 @@ std::unique_ptr<engine> make_engine(std::string_view backend, std::filesystem::p
         visit_artifact(artifact_path, [&](auto const& it) { made = make_engine<B>(it, options); });
       });
   std::string known;
-  for_each_type(Backends{}, [&]<class B>(std::type_identity<B>) {
-    known += (known.empty() ? "" : ", ") + std::string(B::name);
-  });
+  for_each_type(Backends{},
+                [&]<class B>(std::type_identity<B>) { known += (known.empty() ? "" : ", ") + std::string(B::name); });
   require(found, errc::unsupported, "backend \"", backend, "\", expected one of ", known);
   return made;
 }

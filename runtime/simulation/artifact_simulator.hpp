@@ -99,7 +99,8 @@ class artifact_simulator final : public simulator {
   std::vector<value_side<value_format>> values_;
 };
 
-/// Reads an artifact and simulates it, with its number of sinks unless another is given. Throws `bad_format` naming both models if it was made for another one.
+/// Reads an artifact and simulates it, with its number of sinks unless another is given. Throws `bad_format` naming
+/// both models if it was made for another one.
 std::unique_ptr<simulator> simulate_artifact(std::filesystem::path const& path, model_config const& config,
                                              std::string const& model_hash, executor_ref executor,
                                              std::optional<std::size_t> sinks = std::nullopt);

@@ -91,7 +91,7 @@ class block_simulator final : public simulator {
 };
 
 /// Keys per channel in groups of tokens, values per token in groups of channels, the recent tokens exact.
-/// `bits_per_element` is that of the quantized part.
+/// Bits are those of the quantized part.
 class kivi_simulator final : public simulator {
  public:
   static constexpr int group = 32, residual = 128;
@@ -116,10 +116,6 @@ class kivi_simulator final : public simulator {
   std::optional<exact_window> window() const override {
     return exact_window{[](int t) { return (t + 1) / residual * residual; },
                         [](int t) { return std::max(0, t + 1 - residual); }};
-  }
-  double bits_at(std::size_t tokens) const override {
-    double const exact = static_cast<double>(std::min<std::size_t>(tokens, residual)) / static_cast<double>(tokens);
-    return bits_per_element() * (1 - exact) + 16 * exact;
   }
 
  private:

@@ -50,7 +50,6 @@ class deployed_simulator final : public simulator {
 
 std::unique_ptr<simulator> simulate_deployed(std::unique_ptr<simulator> inner, deployed_window window,
                                              std::string name) {
-  if (inner->window()) return inner;
   return std::make_unique<deployed_simulator>(std::move(inner), window, std::move(name));
 }
 

@@ -16,8 +16,8 @@ struct deployed_window {
   std::size_t recent_pages = 0;
 };
 
-/// `inner` quantizes whole pages behind the sinks, and is not told of other tokens. One that has a window of its own
-/// (KIVI) is returned as it is.
+/// `inner` quantizes whole pages behind the sinks, and is not told of other tokens. A window of its own (KIVI) gives
+/// way to this one.
 std::unique_ptr<simulator> simulate_deployed(std::unique_ptr<simulator> inner, deployed_window window,
                                              std::string name);
 

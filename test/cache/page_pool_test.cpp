@@ -8,6 +8,7 @@
 #include <new>
 #include <random>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "test/support/counting_resource.hpp"
@@ -124,7 +125,7 @@ TEST_CASE("a pool takes all its memory at the start and gives it back at the end
 }
 
 TEST_CASE("a pool without memory leaves nothing behind", "[cache]") {
-  for (std::size_t const limit : {0, 40, 100, 700}) {
+  for (std::size_t const limit : {0u, 40u, 100u, 700u}) {
     counting_resource memory(limit);
     CHECK_THROWS_AS(page_pool(10, 64, &memory), std::bad_alloc);
     CHECK(memory.bytes() == 0);

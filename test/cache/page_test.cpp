@@ -74,6 +74,12 @@ TEST_CASE("a fraction too small for one element gives no slots", "[cache]") {
   CHECK(it.v_slots == 16);
 }
 
+TEST_CASE("a side has no more slots than elements", "[cache]") {
+  auto const it = make_page_geometry(16, 3, 3, 0.998, 0.003);
+  CHECK(it.k_slots == it.elements());
+  CHECK(it.v_slots >= 3);
+}
+
 TEST_CASE("every element of the largest page has an index", "[cache]") {
   auto const it = make_page_geometry(256, 4, 4, 0.01, 0.01);
   CHECK(it.elements() - 1 <= std::numeric_limits<decltype(outlier::index)>::max());

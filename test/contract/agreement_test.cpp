@@ -20,7 +20,8 @@ using namespace kvquant::contract;
 /// What is varied; a combination chooses one of each, the last member one of `under_test().candidates`.
 struct factors {
   std::vector<std::size_t> tokens{1, 63, 64, 65, 1000}, queries{1, 2, 7}, window{0, 1, 10, 64, 100, 5000};
-  std::vector<int> head_dim{64, 80, 96, 128, 256}, group{1, 3, 4, 8}, kv_heads{1, 2}, sinks{0, 1, 70}, recent_pages{0, 1};
+  std::vector<int> head_dim{64, 80, 96, 128, 256}, group{1, 3, 4, 8}, kv_heads{1, 2}, sinks{0, 1, 70},
+      recent_pages{0, 1};
   std::vector<data> kind{data::outliers, data::all_equal, data::huge_channel, data::denormal};
   std::vector<std::array<double, 2>> outliers{{0, 0}, {0.01, 0.01}, {0.01, 0}};  // of keys, of values
   std::vector<std::size_t> rotation{0, 1, 2, 3, 4, 5};                           // of `rotations`
@@ -28,9 +29,13 @@ struct factors {
   std::vector<bool> q_norm{false, true};
 
   std::vector<std::size_t> sizes() const {
-    return {tokens.size(), queries.size(), window.size(), head_dim.size(), group.size(), kv_heads.size(),
-            sinks.size(), recent_pages.size(), kind.size(), outliers.size(), rotation.size(), softmax_scale.size(),
-            q_norm.size(), under_test().candidates.size()};
+    return {tokens.size(),   queries.size(),
+            window.size(),   head_dim.size(),
+            group.size(),    kv_heads.size(),
+            sinks.size(),    recent_pages.size(),
+            kind.size(),     outliers.size(),
+            rotation.size(), softmax_scale.size(),
+            q_norm.size(),   under_test().candidates.size()};
   }
 };
 
@@ -57,14 +62,15 @@ combination combine(factors const& of, std::vector<std::size_t> const& chosen) {
                                       q_norm};
   auto what = make_problem(model, tokens, recent_pages, kind);
   auto q = make_queries(what, queries);
-  return {&under_test().candidates[*next], std::move(what), std::move(q), {.window = window, .softmax_scale = scale},
-          kind};
+  return {
+      &under_test().candidates[*next], std::move(what), std::move(q), {.window = window, .softmax_scale = scale}, kind};
 }
 
 double largest_head_norm(reference::matrix const& x, Eigen::Index head_dim) {
   double largest = 0;
   for (Eigen::Index row = 0; row < x.rows(); ++row)
-    for (Eigen::Index c = 0; c < x.cols(); c += head_dim) largest = std::max(largest, x.row(row).segment(c, head_dim).norm());
+    for (Eigen::Index c = 0; c < x.cols(); c += head_dim)
+      largest = std::max(largest, x.row(row).segment(c, head_dim).norm());
   return largest;
 }
 
@@ -73,7 +79,8 @@ double largest_head_norm(reference::matrix const& x, Eigen::Index head_dim) {
 /// (decoding, the rotation of both sides, the scale). A weight e^(score − m) has twice that error, relatively, and an
 /// output, quotient of two sums of weights, twice again.
 double tolerance_of_large_scores(combination const& it, reference::matrix const& k) {
-  double const d = it.what.model.shape.head_dim, factor = rope(it.what.model.shape.rope, static_cast<int>(d)).attention_factor();
+  double const d = it.what.model.shape.head_dim,
+               factor = rope(it.what.model.shape.rope, static_cast<int>(d)).attention_factor();
   double const scale = it.how.softmax_scale != 0 ? double{it.how.softmax_scale} : 1 / std::sqrt(d);
   auto const head_dim = static_cast<Eigen::Index>(d);
   double const products = largest_head_norm(reference::to_matrix(it.q), head_dim) * largest_head_norm(k, head_dim);
@@ -87,9 +94,10 @@ void check_combination(combination const& it) {
           shape.rope.rotary_dim, static_cast<int>(shape.rope.pairing), it.how.softmax_scale);
   auto const held = it.with->make(it.what, it.what.tokens());
   filled const sequence(it.what, *held);
-  double const tolerance = it.kind == data::huge_channel
-                               ? std::max(float_tolerance, tolerance_of_large_scores(it, sequence.of.read(sequence.tokens, 0).k))
-                               : float_tolerance;
+  double const tolerance =
+      it.kind == data::huge_channel
+          ? std::max(float_tolerance, tolerance_of_large_scores(it, sequence.of.read(sequence.tokens, 0).k))
+          : float_tolerance;
   check_agrees(sequence.attend(it.q, it.how), sequence.expected(it.q, it.how), tolerance);
 }
 

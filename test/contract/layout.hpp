@@ -27,7 +27,7 @@ inline void fill_slots(std::vector<outlier>& slots, std::size_t elements, std::m
   }
 }
 
-template <Spec S>
+template <PackedSpec S>
 canonical_page<S> random_page(page_geometry const& geometry, std::uint64_t seed) {
   std::mt19937_64 random(seed);
   canonical_page<S> page(geometry);

@@ -37,6 +37,7 @@ class subject {
 
   virtual sequence open() = 0;
   virtual void append(sequence& to, int layer, view2d<float const> k, view2d<float const> v) = 0;
+  virtual void truncate(sequence& of, std::size_t tokens) = 0;
   virtual void drop(sequence& of, std::size_t first, std::size_t count) = 0;
   virtual layer_view view(sequence const& of, int layer) const = 0;
   virtual reference::keys_and_values read(sequence const& of, int layer) const = 0;
@@ -44,7 +45,7 @@ class subject {
 };
 
 /// Ranges come from the first half of the problem's tokens, so that some of the others lie beyond them.
-template <Spec S>
+template <PackedSpec S>
 artifact<S> artifact_for(problem const& it) {
   std::vector<float_matrix> seen;
   for (float_matrix const& k : it.k) {
@@ -55,7 +56,7 @@ artifact<S> artifact_for(problem const& it) {
   return test::hand_made_artifact<S>(it.model, seen);
 }
 
-template <Backend B, Spec S>
+template <Backend B, PackedSpec S>
 class subject_of final : public subject {
  public:
   using layout = typename B::template page_layout<S>;
@@ -72,6 +73,7 @@ class subject_of final : public subject {
   void append(sequence& to, int layer, view2d<float const> k, view2d<float const> v) override {
     cache_.append(to, layer, k, v);
   }
+  void truncate(sequence& of, std::size_t tokens) override { cache_.truncate(of, tokens); }
   void drop(sequence& of, std::size_t first, std::size_t count) override { cache_.drop(of, first, count); }
   layer_view view(sequence const& of, int layer) const override { return cache_.view(of, layer); }
   reference::keys_and_values read(sequence const& of, int layer) const override {

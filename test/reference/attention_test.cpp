@@ -178,6 +178,26 @@ TEST_CASE("a query sees keys by position, not by row", "[reference]") {
   CHECK(largest_difference(after.row(2), before.row(2)) > 1);
 }
 
+TEST_CASE("a window hides all keys but the latest and the sinks", "[reference]") {
+  problem it(make_shape(2, 1, 4), 4, 30);
+  it.q_at = {2, 11, 12, 29};
+  std::int64_t const window = GENERATE(1, 5, 12, 30, 1000), sinks = GENERATE(0, 3);
+  auto const result = reference::attention(it.q, it.k, it.v, it.shape, it.scale, it.q_at, it.k_at, {window, sinks});
+  for (std::size_t t = 0; t < it.q_at.size(); ++t) {
+    std::vector<bool> seen(30);
+    for (std::int64_t key = 0; key < 30; ++key)
+      seen[static_cast<std::size_t>(key)] = key < sinks || key > it.q_at[t] - window;
+    problem alone = part_of(it, seen);
+    alone.q_at.assign(4, it.q_at[t]);
+    auto const part = alone.attend();
+    auto const row = static_cast<Eigen::Index>(t);
+    CAPTURE(window, sinks, it.q_at[t]);
+    CHECK(largest_difference(result.out.row(row), part.out.row(row)) < 1e-14);
+    CHECK(largest_difference(result.score_max.row(row), part.score_max.row(row)) == 0);
+    CHECK(largest_difference(result.score_sum.row(row), part.score_sum.row(row)) < 1e-13);
+  }
+}
+
 TEST_CASE("the first token of a prompt reads its own value", "[reference]") {
   problem it(make_shape(2, 2, 4), 5, 5);
   it.q_at = counted(5);

@@ -11,10 +11,12 @@
 #include <span>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "kvquant/core/error.hpp"
 #include "test/support/exact_rotation.hpp"
+#include "test/support/thrown.hpp"
 
 namespace {
 
@@ -252,6 +254,40 @@ TEMPLATE_TEST_CASE("a table holds its positions in order, each as it would be al
     }
   }
   CHECK(rotation.angle_table<TestType>(5, 0).count() == 0);
+}
+
+TEMPLATE_TEST_CASE("angles can be written where the caller wants them", "[rope]", float, double) {
+  for (auto const& config : varied_configs()) {
+    rope const rotation(config, 16);
+    auto const pairs = static_cast<std::size_t>(rotation.rotary_dim() / 2);
+    for (std::int64_t const position : far_positions) {
+      std::vector<TestType> cos(pairs + 1, 7), sin(pairs + 1, 7);
+      rotation.angles_at(position, std::span(cos).first(pairs), std::span(sin).first(pairs));
+      auto const table = rotation.angle_table<TestType>(position, 1);
+      CAPTURE(position, pairs);
+      CHECK(std::equal(table.cos().begin(), table.cos().end(), cos.begin()));
+      CHECK(std::equal(table.sin().begin(), table.sin().end(), sin.begin()));
+      CHECK((cos[pairs] == 7 && sin[pairs] == 7));
+    }
+  }
+}
+
+TEST_CASE("angles are refused for positions out of reach and room of another size", "[rope]") {
+  rope const rotation({}, 8);
+  std::vector<double> room(5), more(5);
+  auto const angles = [&](std::int64_t position, std::size_t cosines, std::size_t sines) {
+    return error_of(
+        [&] { rotation.angles_at(position, std::span(room).first(cosines), std::span(more).first(sines)); });
+  };
+  for (std::int64_t const position : {rope::max_position + 1, -rope::max_position - 1})
+    CHECK(angles(position, 4, 4).code == errc::bad_value);
+  for (auto const& [cosines, sines] : {std::pair{3, 4}, {4, 3}, {5, 4}, {4, 5}}) {
+    auto const refusal = angles(0, static_cast<std::size_t>(cosines), static_cast<std::size_t>(sines));
+    CHECK(refusal.code == errc::bad_shape);
+    CHECK_THAT(refusal.text, says(text("room for ", cosines, " cosines and ", sines, " sines, expected 4 of each")));
+  }
+  CHECK_NOTHROW(rotation.angles_at(rope::max_position, std::span(room).first(4), std::span(more).first(4)));
+  CHECK_NOTHROW(rope({.enabled = false}, 8).angles_at(5, std::span<double>{}, std::span<double>{}));
 }
 
 TEMPLATE_TEST_CASE("a disabled rope is the identity", "[rope]", float, double) {

@@ -26,11 +26,11 @@ struct column_major_layout {
 
   static std::size_t page_bytes(page_geometry const& geometry) { return geometry.page_bytes() + page_alignment; }
 
-  static void write(page_geometry const& geometry, canonical_page<S> const& page, std::span<std::byte> bytes) {
+  static void write(page_geometry const& geometry, canonical_page<S> const& page, std::span<std::byte> to) {
     std::size_t const d = geometry.head_dim;
     auto const put = [&]<class T>(std::vector<T> const& from) {
       auto const raw = std::as_bytes(std::span(from));
-      bytes = bytes.subspan(static_cast<std::size_t>(std::copy(raw.begin(), raw.end(), bytes.begin()) - bytes.begin()));
+      to = to.subspan(static_cast<std::size_t>(std::copy(raw.begin(), raw.end(), to.begin()) - to.begin()));
     };
     put(by_channel(page.v_slots, d));
     put(by_channel(page.k_slots, d));
@@ -44,12 +44,12 @@ struct column_major_layout {
     packed.resize(geometry.k_code_bytes());
     pack<S::key_format::bits>(transposed(page.k_codes, page_tokens, d), packed);
     put(packed);
-    std::fill(bytes.begin(), bytes.end(), std::byte{0xff});
+    std::fill(to.begin(), to.end(), std::byte{0xff});
   }
 
-  static void read(page_geometry const& geometry, std::span<std::byte const> bytes, canonical_page<S>& page) {
+  static void read(page_geometry const& geometry, std::span<std::byte const> from, canonical_page<S>& page) {
     std::size_t const d = geometry.head_dim;
-    auto const take = [&](std::size_t count) { return std::exchange(bytes, bytes.subspan(count)).first(count); };
+    auto const take = [&](std::size_t count) { return std::exchange(from, from.subspan(count)).first(count); };
     for (auto* const slots : {&page.v_slots, &page.k_slots}) {
       auto const raw = take(slots->size() * sizeof(outlier));
       if (!raw.empty()) std::memcpy(slots->data(), raw.data(), raw.size());

@@ -19,16 +19,16 @@ class counting_resource : public std::pmr::memory_resource {
   std::size_t allocations() const { return allocations_; }  ///< so far
 
  private:
-  void* do_allocate(std::size_t bytes, std::size_t alignment) override {
-    if (bytes > limit_ - bytes_) throw std::bad_alloc{};
-    void* const memory = std::pmr::new_delete_resource()->allocate(bytes, alignment);
-    bytes_ += bytes;
+  void* do_allocate(std::size_t size, std::size_t alignment) override {
+    if (size > limit_ - bytes_) throw std::bad_alloc{};
+    void* const memory = std::pmr::new_delete_resource()->allocate(size, alignment);
+    bytes_ += size;
     ++allocations_;
     return memory;
   }
-  void do_deallocate(void* memory, std::size_t bytes, std::size_t alignment) override {
-    bytes_ -= bytes;
-    std::pmr::new_delete_resource()->deallocate(memory, bytes, alignment);
+  void do_deallocate(void* memory, std::size_t size, std::size_t alignment) override {
+    bytes_ -= size;
+    std::pmr::new_delete_resource()->deallocate(memory, size, alignment);
   }
   bool do_is_equal(std::pmr::memory_resource const& other) const noexcept override { return this == &other; }
 

@@ -1,13 +1,14 @@
 #pragma once
 /// \file
-/// Artifacts without a calibration: ranges from keys at hand, levels at the quantiles of the normal distribution.
+/// Artifacts without a calibration: ranges from keys at hand, levels fitted to the normal distribution.
 
 #include <cmath>
 #include <cstddef>
-#include <cstdint>
 #include <vector>
 
 #include "kvquant/calibrate/artifact.hpp"
+#include "kvquant/calibrate/histogram.hpp"
+#include "kvquant/calibrate/kmeans.hpp"
 #include "test/support/random_matrix.hpp"
 
 namespace kvquant::test {
@@ -19,29 +20,50 @@ struct hand_made_options {
   bool q_norm = false;  ///< fitted formats decode to other levels than they compare with
 };
 
-/// Each channel's mean, give or take 2.5 deviations if what lies beyond can be kept sparse, 3.5 otherwise.
-inline std::vector<value_range> ranges_around_mean(view2d<float const> keys, bool sparse) {
+/// Where a range ends, in standard deviations: nearer if what lies beyond can be kept sparse.
+constexpr double reach_if_sparse = 2.5, reach_if_dense = 3.5;
+
+inline std::vector<value_range> ranges_around_mean(view2d<float const> keys, double reach) {
   std::vector<value_range> ranges;
   for (std::size_t channel = 0; channel < keys.cols; ++channel) {
     moments all;
     for (std::size_t token = 0; token < keys.rows; ++token) all.add(keys(token, channel), 1);
-    double const reach = (sparse ? 2.5 : 3.5) * all.deviation();
-    ranges.push_back(make_range(static_cast<float>(all.mean() - reach), static_cast<float>(all.mean() + reach)));
+    double const half_width = reach * all.deviation();
+    ranges.push_back(
+        make_range(static_cast<float>(all.mean() - half_width), static_cast<float>(all.mean() + half_width)));
   }
   return ranges;
+}
+
+/// The best `count` levels for normally distributed values in a range of `reach_if_sparse`.
+inline std::vector<float> normal_levels(std::size_t count) {
+  histogram values(500);
+  for (std::size_t bin = 0; bin < values.bins().size(); ++bin) {
+    double const x = (2 * static_cast<double>(bin) + 1) / static_cast<double>(values.bins().size()) - 1;
+    values.bins()[bin].add(x, std::exp(-std::pow(reach_if_sparse * x, 2) / 2));
+  }
+  auto const fitted = exact_kmeans(values.bins(), count).centroids;
+  return {fitted.begin(), fitted.end()};
 }
 
 template <Format F>
 codebook normal_codebook(bool q_norm) {
   codebook book;
   if constexpr (F::fitted) {
+    static std::vector<float> const levels = normal_levels(std::size_t{1} << F::bits);
+    book.levels = levels;
     book.norm = q_norm ? kvquant::q_norm{1.05, 0.01} : kvquant::q_norm{};
-    for (float const level : normal_float<F::bits>::default_table().level) {
-      book.levels.push_back(level);
-      book.decode_levels.push_back(static_cast<float>(book.norm.apply(level)));
-    }
+    for (float const level : levels) book.decode_levels.push_back(static_cast<float>(book.norm.apply(level)));
   }
   return book;
+}
+
+/// Differs from channel to channel, within a factor of four.
+inline std::vector<float> mild_sensitivity(std::size_t channels, std::size_t seed) {
+  std::vector<float> out(channels);
+  for (std::size_t channel = 0; channel < channels; ++channel)
+    out[channel] = 1.0f + static_cast<float>((7 * channel + seed) % 4);
+  return out;
 }
 
 /// `keys`: what the ranges are taken from, a matrix [tokens, kv_channels] for each layer.
@@ -54,14 +76,13 @@ artifact<S> hand_made_artifact(hand_made_options const& options, std::vector<flo
   it.info.outlier_fraction_v = options.outliers_v;
   it.info.sinks = options.sinks;
   it.info.q_norm = options.q_norm;
-  for (std::size_t layer = 0; layer < keys.size(); ++layer) {
-    auto const sensitivity = [&](std::uint64_t side) { return random_weights(1, keys[layer].cols, 2 * layer + side).values; };
-    it.layers.push_back({.key_ranges = ranges_around_mean(keys[layer], options.outliers_k > 0),
+  double const reach = options.outliers_k > 0 ? reach_if_sparse : reach_if_dense;
+  for (std::size_t layer = 0; layer < keys.size(); ++layer)
+    it.layers.push_back({.key_ranges = ranges_around_mean(keys[layer], reach),
                          .key = normal_codebook<typename S::key_format>(options.q_norm),
                          .value = normal_codebook<typename S::value_format>(options.q_norm),
-                         .key_sensitivity = sensitivity(0),
-                         .value_sensitivity = sensitivity(1)});
-  }
+                         .key_sensitivity = mild_sensitivity(keys[layer].cols, 2 * layer),
+                         .value_sensitivity = mild_sensitivity(keys[layer].cols, 2 * layer + 1)});
   return it;
 }
 

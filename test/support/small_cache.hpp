@@ -98,6 +98,21 @@ artifact<S> artifact_for(token_stream const& tokens, artifact_choice const& choi
   return it;
 }
 
+/// The tokens of most tests, others, and their artifact.
+inline token_stream const& small_stream() {
+  static token_stream const it(artifact_choice{}.shape);
+  return it;
+}
+inline token_stream const& other_stream() {
+  static token_stream const it(artifact_choice{}.shape, 512, 99);
+  return it;
+}
+template <Spec S>
+artifact<S> const& small_artifact() {
+  static artifact<S> const it = artifact_for<S>(small_stream());
+  return it;
+}
+
 inline std::vector<half> to_halves(view2d<float const> x) {
   std::vector<half> halves;
   for (std::size_t row = 0; row < x.rows; ++row)
@@ -126,6 +141,14 @@ sequence sequence_of(Cache& cache, token_stream const& from, std::size_t count) 
   return it;
 }
 
+/// Pages for `pages` of every layer, and 5 sinks.
+struct small_cache : row_major_cache<spec<nuq<3>, nuq<3>>> {
+  explicit small_cache(std::size_t pages, int recent = 0)
+      : kv_cache(small_artifact<spec_type>(), {.max_tokens = pages * page_tokens, .sinks = 5, .recent_pages = recent}) {
+  }
+  std::size_t free_pages() const { return free_blocks() / layers(); }
+};
+
 /// One layer of a sequence, bit for bit; where its pages lie is no part of it.
 struct layer_contents {
   std::size_t sinks, sealed, tail;
@@ -145,8 +168,8 @@ std::vector<layer_contents> contents_of(Cache const& cache, sequence const& of) 
         for (half const x : rows.row(row)) it.exact.push_back(x.bits);
     for (std::size_t index = 0; index < view.pages.size(); ++index)
       for (std::size_t head = 0; head < cache.kv_heads(); ++head) {
-        auto const bytes = view.page(index, head, cache.kv_heads());
-        it.pages.insert(it.pages.end(), bytes.begin(), bytes.end());
+        auto const raw = view.page(index, head, cache.kv_heads());
+        it.pages.insert(it.pages.end(), raw.begin(), raw.end());
       }
     layers.push_back(std::move(it));
   }

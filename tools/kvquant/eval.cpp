@@ -48,7 +48,8 @@ struct eval_row {
 };
 
 struct summary {
-  double perplexity, delta_percent, delta_nll, delta_nll_se, kl_mean, kl_p999, top1_agreement, bits_per_element, bits_at_32k;
+  double perplexity, delta_percent, delta_nll, delta_nll_se, kl_mean, kl_p999, top1_agreement, bits_per_element,
+      bits_at_32k;
 };
 
 double mean(std::vector<double> const& x) {
@@ -137,8 +138,7 @@ void add_artifact(std::vector<eval_row>& rows, std::string const& path, eval_opt
                                         .recent_pages = static_cast<std::size_t>(options.recent_pages)};
   rows.push_back({evaluate_packed(std::move(cache), name), {}, {}});
   if (options.unbounded)
-    rows.push_back(
-        {evaluate_simulated(runtime::simulate_deployed(simulate(0), window, name + ", unbounded")), {}, {}});
+    rows.push_back({evaluate_simulated(runtime::simulate_deployed(simulate(0), window, name + ", unbounded")), {}, {}});
 }
 
 std::vector<eval_row> make_rows(eval_options const& options, model_file& opened) {
@@ -249,9 +249,10 @@ void add_eval(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--tokens", options->tokens, "tokens of the text to use; 0: all")->check(CLI::NonNegativeNumber);
   command
-      ->add_option("--mode", options->mode,
-                   "deployed: through packed pages, as decoding does, a query's own page exact; simulated: every token is "
-                   "quantized, the current one included")
+      ->add_option(
+          "--mode", options->mode,
+          "deployed: through packed pages, as decoding does, a query's own page exact; simulated: every token is "
+          "quantized, the current one included")
       ->check(CLI::IsMember({"deployed", "simulated"}))
       ->capture_default_str();
   command->add_option("--recent-pages", options->recent_pages, "deployed: pages of 64 latest tokens that stay exact")

@@ -70,9 +70,8 @@ class stream {
   void flush(std::size_t bytes) {
     std::string piece = waiting_.substr(0, bytes);
     waiting_.erase(0, bytes);
-    std::erase_if(piece, [](char c) {
-      return (static_cast<unsigned char>(c) < ' ' && c != '\n' && c != '\t') || c == '\x7f';
-    });
+    std::erase_if(
+        piece, [](char c) { return (static_cast<unsigned char>(c) < ' ' && c != '\n' && c != '\t') || c == '\x7f'; });
     all_ += piece;
     if (!shown_) return;
     fmt::print("{}", piece);
@@ -167,9 +166,9 @@ void generate(generate_options const& options) {
   auto const prompt = prompt_ids(options, opened);
   auto const context = static_cast<std::size_t>(opened.config.context);
   require(!prompt.empty(), errc::bad_value, "the prompt is empty");
-  require(prompt.size() <= context && options.max_tokens <= context - prompt.size(), errc::bad_value,
-          "a prompt of ", prompt.size(), " tokens and ", options.max_tokens, " to generate (--max-tokens), expected ",
-          context, " together at most, the model's context");
+  require(prompt.size() <= context && options.max_tokens <= context - prompt.size(), errc::bad_value, "a prompt of ",
+          prompt.size(), " tokens and ", options.max_tokens, " to generate (--max-tokens), expected ", context,
+          " together at most, the model's context");
   auto const cache = make_cache(options, opened, prompt.size() + options.max_tokens);
   runtime::model const model(opened.file, opened.pool);
   auto const sequence = cache->open(prompt.size() + options.max_tokens);
@@ -190,11 +189,12 @@ void generate(generate_options const& options) {
                                    {"f16_bytes", exact}});
   fmt::print("\n");
   if (options.common.quiet) return;
-  fmt::print("\n{}: {} tokens read at {:.1f} tokens/s, {} generated at {:.1f} tokens/s; the cache takes {:.2f} MiB, "
-             "{:.2f} MiB in f16\n",
-             name, prompt.size(), rate(prompt.size(), result.prompt_seconds), result.ids.size(),
-             rate(result.ids.size(), result.seconds), static_cast<double>(bytes) / (1 << 20),
-             static_cast<double>(exact) / (1 << 20));
+  fmt::print(
+      "\n{}: {} tokens read at {:.1f} tokens/s, {} generated at {:.1f} tokens/s; the cache takes {:.2f} MiB, "
+      "{:.2f} MiB in f16\n",
+      name, prompt.size(), rate(prompt.size(), result.prompt_seconds), result.ids.size(),
+      rate(result.ids.size(), result.seconds), static_cast<double>(bytes) / (1 << 20),
+      static_cast<double>(exact) / (1 << 20));
 }
 
 }  // namespace

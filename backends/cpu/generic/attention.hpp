@@ -24,8 +24,7 @@ namespace kvquant::cpu::generic {
 /// What cannot be done with an artifact's model and datatypes.
 inline support supports(artifact_info const& info) {
   int const d = info.shape.head_dim;
-  if (d < 16 || d > 256 || d % 16 != 0)
-    return {text("head_dim ", d, ", expected a multiple of 16 up to 256")};
+  if (d < 16 || d > 256 || d % 16 != 0) return {text("head_dim ", d, ", expected a multiple of 16 up to 256")};
   if (info.keys != key_space::pre_rope) return {"keys quantized after RoPE, expected keys before RoPE"};
   return {};
 }
@@ -180,7 +179,8 @@ class attention {
             std::min(place.tokens, position + 1 - place.base)};
   }
   bool any_visible(split const& it, tile_place const& place) const {
-    for (std::size_t row : {std::size_t{0}, it.queries.rows - 1}) {  // the window starts with the first, ends with the last
+    for (std::size_t row :
+         {std::size_t{0}, it.queries.rows - 1}) {  // the window starts with the first, ends with the last
       auto const [first, last] = visible_in(it, row, place);
       if (first < last) return true;
     }
@@ -231,8 +231,7 @@ class attention {
     bool const half_split = shape_.rope.pairing == rope_pairing::half_split;
     for (std::size_t row = 0; row < it.queries.rows; ++row)
       for (std::size_t head = 0; head < group(); ++head) {
-        float const* const from =
-            args.q.row(it.queries.first_row + row).data() + (it.kv_head * group() + head) * d;
+        float const* const from = args.q.row(it.queries.first_row + row).data() + (it.kv_head * group() + head) * d;
         float* const to = mine.q.data() + (row * group() + head) * d;
         for (std::size_t channel = 2 * n; channel < d; ++channel) to[channel] = scale * from[channel];
         for (std::size_t pair = 0; pair < n; ++pair) {
@@ -282,7 +281,8 @@ class attention {
     for (std::size_t row = 0; row < first.queries.rows; ++row)
       for (std::size_t head = 0; head < group(); ++head) {
         auto const partial = [&](std::size_t i) {
-          return work.partials.data() + work.splits[it.first_split + i].partial + (row * group() + head) * partial_size();
+          return work.partials.data() + work.splits[it.first_split + i].partial +
+                 (row * group() + head) * partial_size();
         };
         softmax_state state{partial(0)[0], partial(0)[1]};
         std::span<float> const o(partial(0) + 2, d);

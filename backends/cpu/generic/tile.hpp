@@ -33,7 +33,7 @@ inline std::size_t tiles_in(layer_view const& cache, run which) {
   return (tokens_in(cache, which) + page_tokens - 1) / page_tokens;
 }
 inline tile_place place_of(layer_view const& cache, run which, std::size_t index) {
-  std::size_t const before = which == run::sinks ? 0
+  std::size_t const before = which == run::sinks   ? 0
                              : which == run::pages ? cache.sink_k.rows
                                                    : cache.sink_k.rows + cache.sealed;
   std::size_t const first = index * page_tokens;

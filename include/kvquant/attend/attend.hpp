@@ -21,13 +21,14 @@ struct attend_options {
 /// Appends tokens to one layer and attends from each of them as if they came one by one: a query sees its own page
 /// exactly unless it is the page's last, whatever the number of tokens in this call. `k` (before RoPE), `v` [tokens,
 /// kv_channels]; `q`, `out` [tokens, q_heads · head_dim]. The tokens are cut where pages are sealed: 63 and 1 in turn.
-/// Throws what `append` throws, `out_of_pages` before anything is stored.
+/// Throws what `append` and `attend` throw, before anything is stored.
 template <class S, class Layout, Attention<S> A>
 void attend_as_decoded(kv_cache<S, Layout>& cache, A const& attend, sequence& to, int layer, view2d<float const> k,
                        view2d<float const> v, view2d<float const> q, view2d<float> out, attend_options const& options,
                        executor_ref executor) {
   require(q.rows == k.rows && out.rows == k.rows && v.rows == k.rows, errc::bad_shape, "attend_as_decoded: ", k.rows,
           " keys, ", v.rows, " values, ", q.rows, " queries and ", out.rows, " outputs, expected as many of each");
+  validate_queries(q, out, options.softmax_scale, cache.info().shape);
   cache.prepare(to, layer, k, v);
   for (std::size_t first = 0; first < k.rows;) {
     std::size_t const count = std::min(k.rows - first, std::max<std::size_t>(cache.room_before_seal(to, layer), 1));

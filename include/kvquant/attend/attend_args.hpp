@@ -21,13 +21,13 @@ enum class query_space { pre_rope, post_rope };
 /// (`attend_as_decoded` gives each row what it would have seen had the tokens come one by one).
 struct attend_args {
   layer_view cache;
-  view2d<float const> q;                          ///< [queries, q_heads · head_dim]
-  view2d<float> out;                              ///< [queries, q_heads · head_dim]
-  view2d<float> score_max{};                      ///< m, [queries, q_heads], or empty: not wanted
-  view2d<float> score_sum{};                      ///< l = Σ exp(score − m), [queries, q_heads], or empty
+  view2d<float const> q;      ///< [queries, q_heads · head_dim]
+  view2d<float> out;          ///< [queries, q_heads · head_dim]
+  view2d<float> score_max{};  ///< m, [queries, q_heads], or empty: not wanted
+  view2d<float> score_sum{};  ///< l = Σ exp(score − m), [queries, q_heads], or empty
   query_space space = query_space::pre_rope;
-  std::size_t window = 0;                         ///< a query sees this many latest tokens, itself included, and the sinks; 0: all
-  float softmax_scale = 0;                        ///< of q · k; 0: 1 / sqrt(head_dim)
+  std::size_t window = 0;   ///< a query sees this many latest tokens, itself included, and the sinks; 0: all
+  float softmax_scale = 0;  ///< of q · k; 0: 1 / sqrt(head_dim)
 
   std::size_t position(std::size_t row) const { return cache.tokens() - q.rows + row; }
   /// The first token behind the sinks that a query at `position` sees.
@@ -39,25 +39,30 @@ struct attend_args {
   }
 };
 
-/// Throws `bad_shape` for what does not fit the model, `bad_value` for queries beyond the sequence and for scales that
-/// are no numbers above 0, and naming the query that is not finite.
+/// Throws `bad_shape` for queries and outputs that do not fit the model, `bad_value` for a scale that is no number
+/// above 0, and naming the query that binary16 cannot hold: larger ones could make scores infinite.
+inline void validate_queries(view2d<float const> q, view2d<float> out, float softmax_scale, model_shape const& shape) {
+  auto const channels = static_cast<std::size_t>(shape.q_heads) * static_cast<std::size_t>(shape.head_dim);
+  require(q.cols == channels && out.cols == channels && out.rows == q.rows, errc::bad_shape, "attend: queries ", q.rows,
+          " x ", q.cols, ", output ", out.rows, " x ", out.cols, ", expected both queries x ", channels);
+  require(std::isfinite(softmax_scale) && softmax_scale >= 0, errc::bad_value, "attend: softmax scale is ",
+          softmax_scale, ", expected a finite number above 0, or 0 for 1 / sqrt(head_dim)");
+  for (std::size_t row = 0; row < q.rows; ++row)
+    for (std::size_t channel = 0; channel < channels; ++channel)
+      if (!(std::fabs(q(row, channel)) <= largest_half)) [[unlikely]]
+        throw error{errc::bad_value, text("attend: query ", row, ", channel ", channel, " is ", q(row, channel),
+                                          ", expected a finite value of at most 65504")};
+}
+
+/// `validate_queries`, and `bad_value` for more queries than the sequence has tokens.
 inline void validate(attend_args const& args, model_shape const& shape) {
-  std::size_t const heads = static_cast<std::size_t>(shape.q_heads), channels = heads * static_cast<std::size_t>(shape.head_dim);
-  require(args.q.cols == channels && args.out.cols == channels && args.out.rows == args.q.rows, errc::bad_shape,
-          "attend: queries ", args.q.rows, " x ", args.q.cols, ", output ", args.out.rows, " x ", args.out.cols,
-          ", expected both queries x ", channels);
+  validate_queries(args.q, args.out, args.softmax_scale, shape);
+  auto const heads = static_cast<std::size_t>(shape.q_heads);
   for (view2d<float> const& it : {args.score_max, args.score_sum})
     require(it.empty() || (it.rows == args.q.rows && it.cols == heads), errc::bad_shape, "attend: softmax sums ",
             it.rows, " x ", it.cols, ", expected ", args.q.rows, " x ", heads, " or none");
   require(args.q.rows <= args.cache.tokens(), errc::bad_value, "attend: ", args.q.rows, " queries for a sequence of ",
           args.cache.tokens(), " tokens, expected at most as many");
-  require(std::isfinite(args.softmax_scale) && args.softmax_scale >= 0, errc::bad_value, "attend: softmax scale is ",
-          args.softmax_scale, ", expected a finite number above 0, or 0 for 1 / sqrt(head_dim)");
-  for (std::size_t row = 0; row < args.q.rows; ++row)
-    for (std::size_t channel = 0; channel < channels; ++channel)
-      if (!std::isfinite(args.q(row, channel))) [[unlikely]]
-        throw error{errc::bad_value, text("attend: query ", row, ", channel ", channel, " is ", args.q(row, channel),
-                                          ", expected a finite value")};
 }
 
 }  // namespace kvquant

@@ -30,8 +30,9 @@ inline void require_supported(support const& it, std::string_view who) {
 /// `A` is attention over the pages of one artifact: `attend(layer, batch, executor)` serves every item of the batch,
 /// and gives the same bits whatever the executor and whatever else is in the batch. Const, and from many threads.
 template <class A, class S>
-concept Attention = PackedSpec<S> && std::constructible_from<A, artifact<S> const&> &&
-    requires(A const& attend, int layer, std::span<attend_args const> batch, executor_ref executor) {
+concept Attention = PackedSpec<S> && std::constructible_from < A,
+        artifact<S>
+const& > &&requires(A const& attend, int layer, std::span<attend_args const> batch, executor_ref executor) {
   attend(layer, batch, executor);
 };
 
@@ -45,7 +46,8 @@ using any_spec = spec<nuq<3>, nuq<3>>;  // stands for whatever spec where the co
 template <class B>
 concept Backend = PolicySelector<typename B::policy_selector> &&
     PageLayout<typename B::template page_layout<detail::any_spec>> &&
-    Attention<typename B::template attention<detail::any_spec>, detail::any_spec> && requires(artifact_info const& info) {
+    Attention<typename B::template attention<detail::any_spec>, detail::any_spec> &&
+    requires(artifact_info const& info) {
   { B::name } -> std::convertible_to<std::string_view>;
   { B::supports(info) } -> std::same_as<support>;
 };

@@ -14,13 +14,14 @@ namespace kvquant {
 struct policy_query {
   model_shape const& shape;
   int k_bits, v_bits;
-  bool sparse;              ///< pages have slots
-  std::size_t queries;      ///< rows of one call
+  bool sparse;          ///< pages have slots
+  std::size_t queries;  ///< rows of one call
 };
 
 /// `P{}(query)` gives a policy, a trivially copyable value; the selector itself holds nothing.
 template <class P>
-concept PolicySelector = std::is_empty_v<P> && std::default_initializable<P> && requires(P const& p, policy_query const& query) {
+concept PolicySelector = std::is_empty_v<P> && std::default_initializable<P> &&
+    requires(P const& p, policy_query const& query) {
   p(query);
   requires std::is_trivially_copyable_v<decltype(p(query))>;
 };

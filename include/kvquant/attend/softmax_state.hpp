@@ -42,8 +42,7 @@ inline void merge_into(softmax_state& a, std::span<float> a_out, softmax_state b
   a = result;
   if (scale_b == 0) return;
   for (std::size_t i = 0; i < a_out.size(); ++i) {
-    float const mine = scale_a == 0 ? 0 : a_out[i] * scale_a;
-    a_out[i] = mine + b_out[i] * scale_b;
+    a_out[i] = scale_a == 0 ? b_out[i] * scale_b : a_out[i] * scale_a + b_out[i] * scale_b;
   }
 }
 

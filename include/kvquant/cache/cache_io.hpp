@@ -7,11 +7,15 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
@@ -30,8 +34,8 @@ namespace kvquant {
 struct sequence_info {
   std::string spec, model_hash, artifact_hash;
   int layers = 0, kv_heads = 0, head_dim = 0;
-  std::size_t sinks = 0;         ///< exact tokens at the start
-  std::size_t tail_tokens = 0;   ///< exact tokens at the end
+  std::size_t sinks = 0;        ///< exact tokens at the start
+  std::size_t tail_tokens = 0;  ///< exact tokens at the end
   std::size_t tokens = 0, sealed = 0;
   page_geometry geometry;
 
@@ -76,11 +80,20 @@ class sequence_hash {
 };
 
 inline nlohmann::json describe(sequence_info const& it) {
-  return {{"spec", it.spec},         {"model_hash", it.model_hash}, {"artifact_hash", it.artifact_hash},
-          {"layers", it.layers},     {"kv_heads", it.kv_heads},     {"head_dim", it.head_dim},
-          {"sinks", it.sinks},       {"tail_tokens", it.tail_tokens}, {"tokens", it.tokens},
-          {"sealed", it.sealed},     {"k_bits", it.geometry.k_bits}, {"v_bits", it.geometry.v_bits},
-          {"k_slots", it.geometry.k_slots}, {"v_slots", it.geometry.v_slots}};
+  return {{"spec", it.spec},
+          {"model_hash", it.model_hash},
+          {"artifact_hash", it.artifact_hash},
+          {"layers", it.layers},
+          {"kv_heads", it.kv_heads},
+          {"head_dim", it.head_dim},
+          {"sinks", it.sinks},
+          {"tail_tokens", it.tail_tokens},
+          {"tokens", it.tokens},
+          {"sealed", it.sealed},
+          {"k_bits", it.geometry.k_bits},
+          {"v_bits", it.geometry.v_bits},
+          {"k_slots", it.geometry.k_slots},
+          {"v_slots", it.geometry.v_slots}};
 }
 
 template <class T>
@@ -208,8 +221,8 @@ template <class S, class Layout>
 void save_sequence(kv_cache<S, Layout> const& cache, sequence const& of, std::filesystem::path const& path) {
   sequence_info const info = detail::info_for(cache, of);
   std::string const description = detail::describe(info).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-  detail::sequence_prefix prefix{{}, detail::sequence_version, static_cast<std::uint32_t>(description.size()),
-                                 detail::data_bytes(info), 0};
+  detail::sequence_prefix prefix{
+      {}, detail::sequence_version, static_cast<std::uint32_t>(description.size()), detail::data_bytes(info), 0};
   std::copy(detail::sequence_magic.begin(), detail::sequence_magic.end(), prefix.magic);
   detail::sequence_hash hash(prefix);
   hash.add(std::as_bytes(std::span(description)));
@@ -241,6 +254,8 @@ class sequence_file {
             bytes.size(), " bytes, its start promises ", prefix.data_bytes, " behind ", offset);
     auto const description = bytes.subspan(sizeof(prefix), prefix.description_bytes);
     data_ = bytes.subspan(offset);
+    for (std::byte const it : bytes.first(offset).subspan(sizeof(prefix) + prefix.description_bytes))
+      require(it == std::byte{0}, errc::bad_file, origin_, ": damaged: bytes before the data that are not zero");
     detail::sequence_hash hash(prefix);
     hash.add(description);
     hash.add(data_);
@@ -273,8 +288,9 @@ void require_fits(kv_cache<S, Layout> const& cache, sequence_file const& file) {
   sequence_info const& it = file.info();
   artifact_info const& own = cache.info();
   auto const same = [&](auto const& found, auto const& expected, char const* what) {
-    require(found == expected, errc::bad_format, file.origin(), ": a sequence of another cache: ", what, " is ", found,
-            ", expected ", expected);
+    require(found == expected, errc::bad_format, file.origin(), ": a sequence of another cache: ", what, " is ",
+            nlohmann::json(found).dump(-1, ' ', true, nlohmann::json::error_handler_t::replace), ", expected ",
+            expected);
   };
   same(it.model_hash, own.origin.model_hash, "the model's hash");
   same(it.artifact_hash, own.hash, "the artifact's hash");
@@ -297,6 +313,9 @@ sequence load_sequence(kv_cache<S, Layout>& cache, sequence_file const& file) {
   sequence_info const& it = file.info();
   require(detail::has_data_bytes(it, file.data().size()), errc::bad_file, file.origin(), ": ", file.data().size(),
           " bytes are not those of ", it.tokens, " tokens, ", it.sealed, " of them in pages");
+  require(it.sealed % page_tokens + it.tail_tokens < (cache.recent_pages() + 1) * page_tokens, errc::bad_format,
+          file.origin(), ": a sequence of another cache: a tail of ", it.tail_tokens, " tokens, expected that of ",
+          cache.recent_pages(), " recent pages");
   using layout = row_major_layout<S>;
   std::size_t const page_bytes = layout::page_bytes(cache.geometry()), row_bytes = it.kv_channels() * sizeof(half);
   std::size_t const layer_bytes = file.data().size() / static_cast<std::size_t>(it.layers);

@@ -7,6 +7,7 @@
 /// codes depend on the token alone, and a page's slots on its 64 tokens, so bytes are the same however the tokens came.
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <memory>
@@ -29,7 +30,8 @@
 namespace kvquant {
 
 struct cache_options {
-  /// Tokens that the pages have room for, all sequences together; rounded up to whole pages. Sinks and tails come on top.
+  /// Tokens that the pages have room for, all sequences together; rounded up to whole pages. Sinks and tails come on
+  /// top.
   std::size_t max_tokens = 0;
   std::optional<int> sinks{};  ///< exact tokens at the start; the artifact's if not given
   int recent_pages = 0;        ///< whole pages of the latest tokens that stay exact, beside the one being filled
@@ -60,7 +62,8 @@ class kv_cache {
 
   /// An empty sequence. With room in its page tables for `expected_tokens`, appending up to them allocates nothing.
   sequence open(std::size_t expected_tokens = 0);
-  /// Another with the same tokens: it shares the pages, and copies what is exact.
+  /// Another with the same tokens: it shares the pages, and copies what is exact. What `reserve` took stays with `of`;
+  /// a re-opened page that is shared from now on needs a block more when it is sealed again.
   sequence fork(sequence const& of);
 
   /// Appends tokens to one layer: `k` (before RoPE) and `v` [tokens, kv_channels], float or half. Throws `bad_value`
@@ -109,9 +112,9 @@ class kv_cache {
   /// A page of a sequence as anyone may read it. `out` is resized.
   void read_page(sequence const& of, int layer, std::size_t page, std::size_t kv_head, canonical_page<S>& out) const;
 
-  /// Puts together a sequence from its parts, each layer alike: `exact(layer, is_tail, k, v)` fills the rows of the sinks
-  /// and of the tail, [rows, kv_channels], `page(layer, index, kv_head, canonical)` each page. Throws `out_of_pages`, and
-  /// `bad_value` for numbers of tokens that no sequence of this cache has.
+  /// Puts together a sequence from its parts, each layer alike: `exact(layer, is_tail, k, v)` fills the rows of the
+  /// sinks and of the tail, [rows, kv_channels], `page(layer, index, kv_head, canonical)` each page. Throws
+  /// `out_of_pages`, and `bad_value` for numbers of tokens that no sequence of this cache has.
   template <class Exact, class Page>
   sequence assemble(std::size_t tokens, std::size_t sealed, Exact&& exact, Page&& page);
 

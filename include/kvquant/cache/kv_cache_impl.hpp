@@ -2,6 +2,8 @@
 /// \file
 /// The members of `kv_cache`; include `kv_cache.hpp`.
 
+#include <limits>
+
 #include "kvquant/cache/kv_cache.hpp"
 
 namespace kvquant {
@@ -96,9 +98,8 @@ template <class S, class Layout>
 template <class T>
 void kv_cache<S, Layout>::prepare(sequence& to, int layer, view2d<T> k, view2d<T> v) {
   layer_state& it = state(to, layer);
-  require(k.rows == v.rows && k.cols == kv_channels() && v.cols == kv_channels(), errc::bad_shape,
-          "append: keys ", k.rows, " x ", k.cols, ", values ", v.rows, " x ", v.cols, ", expected both tokens x ",
-          kv_channels());
+  require(k.rows == v.rows && k.cols == kv_channels() && v.cols == kv_channels(), errc::bad_shape, "append: keys ",
+          k.rows, " x ", k.cols, ", values ", v.rows, " x ", v.cols, ", expected both tokens x ", kv_channels());
   require_storable_rows(k, "keys");
   require_storable_rows(v, "values");
   take_pages(it, pages_sealed_by(it, k.rows));
@@ -204,11 +205,13 @@ sequence kv_cache<S, Layout>::assemble(std::size_t tokens, std::size_t sealed, E
   require(sealed <= beyond_sinks && sealed % page_tokens + (beyond_sinks - sealed) < tail_capacity_, errc::bad_value,
           "assemble: ", tokens, " tokens, ", sealed, " of them in pages, do not fit ", sinks_, " sinks and a tail of ",
           tail_capacity_ - 1);
+  std::size_t const pages = sealed / page_tokens + (sealed % page_tokens != 0 ? 1 : 0);
+  pool_->require_free(pages);
   sequence of = open(tokens);
   canonical_page<S> one(geometry_);
   for (int layer = 0; layer < static_cast<int>(layers()); ++layer) {
     layer_state& it = state(of, layer);
-    it.pages.resize((sealed + page_tokens - 1) / page_tokens);
+    it.pages.resize(pages);
     try {
       pool_->allocate(it.pages);
     } catch (...) {
@@ -248,13 +251,16 @@ void kv_cache<S, Layout>::require_storable_rows(view2d<T> x, char const* what) c
   for (std::size_t row = 0; row < x.rows; ++row)
     for (std::size_t channel = 0; channel < x.cols; ++channel)
       if (!(std::fabs(detail::loaded(x(row, channel))) <= largest_half)) [[unlikely]]
-        throw error{errc::bad_value, text("append: ", what, ": token ", row, ", channel ", channel, " is ",
-                                          detail::loaded(x(row, channel)), ", expected a finite value of at most 65504")};
+        throw error{errc::bad_value,
+                    text("append: ", what, ": token ", row, ", channel ", channel, " is ",
+                         detail::loaded(x(row, channel)), ", expected a finite value of at most 65504")};
 }
 
 template <class S, class Layout>
 std::size_t kv_cache<S, Layout>::pages_sealed_by(layer_state const& it, std::size_t tokens) const {
-  std::size_t const all = it.tokens + tokens, filled = (all - std::min(all, sinks_)) / page_tokens;
+  constexpr std::size_t most = std::numeric_limits<std::size_t>::max();
+  std::size_t const all = it.tokens + std::min(tokens, most - it.tokens);
+  std::size_t const filled = (all - std::min(all, sinks_)) / page_tokens;
   std::size_t const sealed = it.sealed / page_tokens + recent_pages();
   return filled > sealed ? filled - sealed : 0;
 }
@@ -264,6 +270,7 @@ void kv_cache<S, Layout>::take_pages(layer_state& it, std::size_t seals) {
   bool const in_place = seals > 0 && it.reopened() > 0 && !pool_->is_shared(it.pages[it.pages_in_use() - 1]);
   std::size_t const had = it.pages.size(), needed = it.pages_in_use() + seals - (in_place ? 1 : 0);
   if (needed <= had) return;
+  pool_->require_free(needed - had);  // before a table grows to whatever was asked for
   it.pages.resize(needed);
   try {
     pool_->allocate(std::span(it.pages).subspan(had));
@@ -332,7 +339,7 @@ byte_report kv_cache<S, Layout>::bytes(sequence const& of) const {
     all += bytes_of_blocks(it.pages_in_use());
     all.sinks += sinks_of(it) * row_bytes;
     all.tail += tail_of(it) * row_bytes;
-    all.page_table += it.pages.capacity() * sizeof(page_id) + it.pages_in_use() * per_block;
+    all.page_table += it.pages.capacity() * sizeof(page_id) + it.pages.size() * per_block;
     all.slack += (sinks_ - sinks_of(it) + tail_capacity_ - tail_of(it)) * row_bytes +
                  (it.pages.size() - it.pages_in_use()) * pool_->block_bytes();
   }

@@ -6,6 +6,7 @@
 /// against the dense reconstruction weighs most, `x = x̂ + residual`. How the bytes lie is the backend's choice (its
 /// `page_layout`); the canonical page is what all of them convert to and from, exactly.
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <concepts>
@@ -28,13 +29,14 @@ inline constexpr std::size_t page_alignment = 64;
 
 /// What can be packed: codes of at most 8 bits.
 template <class S>
-concept PackedSpec = Spec<S> && (S::key_format::bits <= 8) && (S::value_format::bits <= 8);
+concept PackedSpec = Spec<S> &&(S::key_format::bits <= 8) && (S::value_format::bits <= 8);
 
 /// The sizes of a page's parts. Keys and values have `elements()` codes each, row-major [page_tokens, head_dim].
 struct page_geometry {
   std::size_t head_dim = 0;
-  int k_bits = 0, v_bits = 0;             ///< per code
-  std::size_t k_slots = 0, v_slots = 0;   ///< sparse elements, each an `outlier` whose index is token · head_dim + channel
+  int k_bits = 0, v_bits = 0;  ///< per code
+  std::size_t k_slots = 0,
+              v_slots = 0;  ///< sparse elements, each an `outlier` whose index is token · head_dim + channel
   friend bool operator==(page_geometry const&, page_geometry const&) = default;
 
   std::size_t elements() const { return page_tokens * head_dim; }
@@ -48,11 +50,13 @@ struct page_geometry {
 };
 
 /// round(fraction · elements) slots a side; what is left of the last line becomes slots too, for the sides that have
-/// any. Throws `bad_shape` for a head_dim that is no multiple of 16 or above 256, `bad_value` for fractions outside
-/// [0, 1).
+/// any and need more. Throws `bad_shape` for a head_dim that is no multiple of 16 or above 256, `bad_value` for
+/// fractions outside [0, 1).
 inline page_geometry make_page_geometry(int head_dim, int k_bits, int v_bits, double fraction_k, double fraction_v) {
   require(head_dim >= 16 && head_dim <= 256 && head_dim % 16 == 0, errc::bad_shape, "page: head_dim is ", head_dim,
           ", expected a multiple of 16 up to 256");
+  for (int const bits : {k_bits, v_bits})
+    require(bits >= 1 && bits <= 8, errc::bad_value, "page: codes of ", bits, " bits, expected 1 to 8");
   page_geometry it{.head_dim = static_cast<std::size_t>(head_dim), .k_bits = k_bits, .v_bits = v_bits};
   auto const slots = [&](double fraction) {
     require(fraction >= 0 && fraction < 1, errc::bad_value, "page: outlier fraction ", fraction, ", expected [0, 1)");
@@ -62,8 +66,8 @@ inline page_geometry make_page_geometry(int head_dim, int k_bits, int v_bits, do
   it.v_slots = slots(fraction_v);
   std::size_t const spare = (it.page_bytes() - it.used_bytes()) / sizeof(outlier);
   std::size_t const to_keys = it.k_slots == 0 ? 0 : it.v_slots == 0 ? spare : (spare + 1) / 2;
-  if (it.v_slots > 0) it.v_slots += spare - to_keys;
-  it.k_slots += to_keys;
+  if (it.v_slots > 0) it.v_slots = std::min(it.elements(), it.v_slots + spare - to_keys);
+  it.k_slots = std::min(it.elements(), it.k_slots + to_keys);
   return it;
 }
 
@@ -88,9 +92,8 @@ struct canonical_page {
   }
   friend bool operator==(canonical_page const& a, canonical_page const& b) {
     auto const same = [](std::span<outlier const> x, std::span<outlier const> y) {
-      return std::equal(x.begin(), x.end(), y.begin(), y.end(), [](outlier p, outlier q) {
-        return p.index == q.index && p.residual == q.residual;
-      });
+      return std::equal(x.begin(), x.end(), y.begin(), y.end(),
+                        [](outlier p, outlier q) { return p.index == q.index && p.residual == q.residual; });
     };
     auto const same_range = [](value_range p, value_range q) { return p.lower == q.lower && p.upper == q.upper; };
     return a.k_codes == b.k_codes && a.v_codes == b.v_codes &&
@@ -99,8 +102,8 @@ struct canonical_page {
   }
 };
 
-/// How a backend wants a page's bytes: `L::write` fills all `L::page_bytes` bytes from a canonical page, `L::read` gives
-/// exactly that page back, in a page that has been resized to the geometry.
+/// How a backend wants a page's bytes: `L::write` fills all `L::page_bytes` bytes from a canonical page, `L::read`
+/// gives exactly that page back, in a page that has been resized to the geometry.
 template <class L>
 concept PageLayout = PackedSpec<typename L::spec_type> &&
     requires(page_geometry const& geometry, canonical_page<typename L::spec_type> const& page,

@@ -47,11 +47,16 @@ class page_pool {
     return free_.size();
   }
 
+  /// Throws `out_of_pages` unless so many blocks are free now.
+  void require_free(std::size_t blocks) const {
+    std::lock_guard const lock(mutex_);
+    check_free(blocks);
+  }
+
   /// Fills `ids` with blocks of one owner. Throws `out_of_pages` if there are not enough; then none is taken.
   void allocate(std::span<page_id> ids) {
     std::lock_guard const lock(mutex_);
-    require(ids.size() <= free_.size(), errc::out_of_pages, "the cache is full: ", ids.size(),
-            " blocks of pages are needed, ", free_.size(), " of ", blocks_, " are free");
+    check_free(ids.size());
     for (page_id& id : ids) {
       id = free_.back();
       free_.pop_back();
@@ -84,6 +89,11 @@ class page_pool {
   std::span<std::byte> block(page_id id) const { return {slab_ + id * block_bytes_, block_bytes_}; }
 
  private:
+  void check_free(std::size_t blocks) const {
+    require(blocks <= free_.size(), errc::out_of_pages, "the cache is full: ", blocks, " blocks of pages are needed, ",
+            free_.size(), " of ", blocks_, " are free");
+  }
+
   std::pmr::memory_resource* memory_;
   std::size_t blocks_, block_bytes_;
   mutable std::mutex mutex_;

@@ -3,6 +3,7 @@
 /// Turns 64 tokens of one layer into the pages of its KV heads: the only place where a cache quantizes.
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -64,13 +65,16 @@ class page_sealer {
     require(k_sensitivity_.size() == channels && v_sensitivity_.size() == channels, errc::bad_shape, "artifact: layer ",
             layer, " has sensitivities of ", k_sensitivity_.size(), " key and ", v_sensitivity_.size(),
             " value channels, expected ", channels);
+    for (auto const* sensitivities : {&k_sensitivity_, &v_sensitivity_})
+      for (float const x : *sensitivities)
+        require(std::isfinite(x) && x >= 0, errc::bad_value, "artifact: layer ", layer, " has a sensitivity of ", x,
+                ", expected a finite number, 0 or more");
   }
 
   key_side<typename S::key_format> const& keys() const { return keys_; }
   value_side<typename S::value_format> const& values() const { return values_; }
   std::size_t table_bytes() const {
-    return keys_.channels() * sizeof(affine) + sizeof(keys_.table()) + sizeof(values_.table()) +
-           (k_sensitivity_.size() + v_sensitivity_.size()) * sizeof(float);
+    return keys_.bytes() + values_.bytes() + (k_sensitivity_.size() + v_sensitivity_.size()) * sizeof(float);
   }
 
   /// Scratch of one thread.
@@ -90,10 +94,10 @@ class page_sealer {
     return mine.ranks.select(mine.token);
   }
 
-  /// Seals one head. `k`, `v`: the last rows of the page, [page_tokens − reused, kv_channels], with the values' `ranges`
-  /// of as many tokens. For the first `reused` tokens, `mine.page` holds what a page sealed before says of them: codes
-  /// and ranges stay, residuals compete again. The result is left in `mine.page`. Sealing again with the same tokens
-  /// gives the same page: what had lost its residual would have lost it again.
+  /// Seals one head. `k`, `v`: the last rows of the page, [page_tokens − reused, kv_channels], with the values'
+  /// `ranges` of as many tokens. For the first `reused` tokens, `mine.page` holds what a page sealed before says of
+  /// them: codes and ranges stay, residuals compete again. The result is left in `mine.page`. Sealing again with the
+  /// same tokens gives the same page: what had lost its residual would have lost it again.
   void seal(std::size_t head, view2d<half const> k, view2d<half const> v, std::span<value_range const> ranges,
             std::size_t reused, worker& mine) const {
     std::size_t const d = geometry_.head_dim, first = head * d;

@@ -2,6 +2,7 @@
 /// \file
 /// One sequence's tokens: which pages are its own, and what it holds exactly.
 
+#include <algorithm>
 #include <cstddef>
 #include <memory>
 #include <memory_resource>
@@ -32,17 +33,15 @@ struct layer_view {
   }
 };
 
-/// Made by a `kv_cache`, and used through it alone. Gives its pages back when it goes; may outlive the cache. One thread
-/// at a time may use a sequence, several may use several.
+/// Made by a `kv_cache`, and used through it alone. Gives its pages back when it goes; may outlive the cache. One
+/// thread at a time may use a sequence, several may use several.
 class sequence {
  public:
   sequence(sequence&& other) noexcept = default;
   sequence& operator=(sequence&& other) noexcept {
     if (this != &other) {
-      give_back();
-      pool_ = std::move(other.pool_);
-      layers_ = std::move(other.layers_);
-      exact_ = std::move(other.exact_);
+      std::destroy_at(this);  // members stay with the memory that they came from
+      std::construct_at(this, std::move(other));
     }
     return *this;
   }

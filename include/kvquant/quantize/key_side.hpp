@@ -38,6 +38,7 @@ class key_side {
 
   std::size_t channels() const { return channels_.size(); }
   typename F::table const& table() const { return table_; }
+  std::size_t bytes() const { return sizeof(*this) + channels_.size() * sizeof(channel_range); }
   affine map(std::size_t channel) const { return channels_[channel].map; }
 
   code_type encode(std::size_t channel, float x) const { return F::encode(table_, map(channel).normalise(x)); }

@@ -68,6 +68,7 @@ class value_side {
       : table_(table), selector_(channels, outlier_fraction) {}
 
   std::size_t channels() const { return selector_.channels(); }
+  std::size_t bytes() const { return sizeof(*this) + channels() * sizeof(std::uint16_t); }
   typename F::table const& table() const { return table_; }
 
   code_type encode(affine map, float x) const { return F::encode(table_, map.normalise(x)); }

@@ -90,7 +90,8 @@ keys_and_values read_layer(Cache const& cache, artifact<typename Cache::spec_typ
 /// [page_tokens, head_dim]; `sensitivity` [head_dim]. By rising index.
 inline std::vector<outlier> select_slots(matrix const& x, matrix const& dense, std::vector<float> const& sensitivity,
                                          std::size_t slots) {
-  std::vector<std::tuple<float, float, std::int64_t, outlier>> order;  // negated, so that sorting puts the largest first
+  std::vector<std::tuple<float, float, std::int64_t, outlier>>
+      order;  // negated, so that sorting puts the largest first
   for (Eigen::Index index = 0; index < x.size(); ++index) {
     half const residual = residual_of(static_cast<float>(x.data()[index]), static_cast<float>(dense.data()[index]));
     float const r = to_float(residual), weight = sensitivity[static_cast<std::size_t>(index % x.cols())] * r * r;
