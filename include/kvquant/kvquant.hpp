@@ -1,8 +1,12 @@
 #pragma once
 /// \file
 /// The library in one include: all that needs the standard library alone. Beside it stand
-/// `kvquant/calibrate/artifact_io.hpp` and `statistics_io.hpp` (nlohmann/json) and `kvquant/reference/` (Eigen).
+/// `kvquant/calibrate/artifact_io.hpp` and `statistics_io.hpp` (nlohmann/json), `kvquant/cache/cache_io.hpp` and
+/// `kvquant/engine.hpp` (xxHash too), and `kvquant/reference/` (Eigen).
 
+#include "kvquant/attend/attend.hpp"
+#include "kvquant/cache/kv_cache.hpp"
+#include "kvquant/cache/row_major_layout.hpp"
 #include "kvquant/calibrate/artifact.hpp"
 #include "kvquant/calibrate/calibrator.hpp"
 #include "kvquant/calibrate/fit.hpp"

@@ -12,7 +12,7 @@ import sys
 import tempfile
 
 SKIPPED = 77
-INCLUDE = re.compile(r'^\s*#\s*include\s+(?:"([^"]+)"|<((?:Eigen|nlohmann)/[^>]+)>)', re.MULTILINE)
+INCLUDE = re.compile(r'^\s*#\s*include\s+(?:"([^"]+)"|<((?:Eigen/|nlohmann/|xxhash)[^>]+)>)', re.MULTILINE)
 
 
 def find_nvcc() -> str | None:
@@ -20,9 +20,18 @@ def find_nvcc() -> str | None:
 
 
 def stands_alone(include: pathlib.Path, header: str) -> bool:
-    """False where the header or one that it includes wants Eigen or nlohmann/json."""
-    found = INCLUDE.findall((include / header).read_text(encoding="utf-8"))
-    return all(ours and stands_alone(include, ours) for ours, _ in found)
+    """False where the header or one that it includes wants Eigen, nlohmann/json or xxHash."""
+    seen, waiting = set(), [header]
+    while waiting:
+        header = waiting.pop()
+        if header in seen:
+            continue
+        seen.add(header)
+        for ours, foreign in INCLUDE.findall((include / header).read_text(encoding="utf-8")):
+            if foreign:
+                return False
+            waiting.append(ours)
+    return True
 
 
 def main() -> int:

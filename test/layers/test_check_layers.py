@@ -75,6 +75,7 @@ PLANTED = [
     ("runtime/model.hpp", "#include <fmt/format.h>", "fmt"),
     ("runtime/model.hpp", "#include <catch2/catch.hpp>", "Catch2"),
     ("tools/kvquant/main.cpp", "#include <benchmark/benchmark.h>", "Google Benchmark"),
+    ("include/kvquant/calibrate/artifact.hpp", "#include <xxhash.h>", "xxHash"),
     ("include/kvquant/core/view.hpp", "#include <unistd.h>", "standard library only"),
     ("include/kvquant/core/view.hpp", "#include <boost/any>", "standard library only"),
 ]

@@ -97,7 +97,8 @@ TEST_CASE("tokens of a packed cache come to the same at once, in chunks and one 
   auto const cache = cache_for(file.path, it, options);
   auto const run = [&](std::size_t chunk) {
     auto const sequence = cache->open(ids.size());
-    return std::pair(forward_in_chunks(it.model, ids, *sequence, chunk), sequence->bytes());
+    matrix hidden = forward_in_chunks(it.model, ids, *sequence, chunk);
+    return std::pair(std::move(hidden), sequence->bytes());
   };
   auto const [one_by_one, bytes] = run(1);
   CHECK(bytes.codes > 0);

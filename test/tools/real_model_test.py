@@ -37,14 +37,18 @@ class RealModel(unittest.TestCase):
         cls.run_tool("calibrate", cls.model, "--text", cls.calibration, "--bits", "4,3,2", "--samples", "3",
                      "--context", "512", "-o", "nuq{bits}.kvq")
         artifacts = [word for bits in "432" for word in ("--artifact", f"nuq{bits}.kvq")]
-        cls.run_tool("eval", cls.model, "--text", evaluation, *artifacts, "--baseline", "q8_0,q4_0,kivi2", "--context",
-                     "512", "--tokens", "2048", "--json", "eval.json")
-        cls.found = json.loads((cls.folder / "eval.json").read_text())
-        cls.rows = {row["name"].split("-")[0]: row for row in cls.found["rows"]}
+        cls.results = {}
+        for mode in ("simulated", "deployed"):
+            cls.run_tool("eval", cls.model, "--text", evaluation, *artifacts, "--baseline", "q8_0,q4_0,kivi2",
+                         "--context", "512", "--tokens", "2048", "--mode", mode, "--json", "eval.json")
+            cls.results[mode] = json.loads((cls.folder / "eval.json").read_text())
+        cls.found = cls.results["simulated"]
+        cls.rows, cls.deployed = ({row["name"].split("-")[0]: row for row in cls.results[mode]["rows"]}
+                                  for mode in ("simulated", "deployed"))
 
     @classmethod
     def run_tool(cls, *words: str | pathlib.Path) -> None:
-        subprocess.run([KVQUANT, *map(str, words), "--quiet"], check=True, cwd=cls.folder)
+        subprocess.run([KVQUANT, *map(str, words), "--quiet"], check=True, cwd=cls.folder, stdout=subprocess.DEVNULL)
 
     def test_the_model_reads_prose(self) -> None:
         self.assertIn(self.found["predictions"], (4 * 511, 4 * 512))
@@ -66,6 +70,24 @@ class RealModel(unittest.TestCase):
         for figure in ("kl_mean", "delta_nll"):
             self.assertLess(self.rows["nuq4"][figure], self.rows["q4_0"][figure])
         self.assertLess(self.rows["nuq3"]["kl_mean"], self.rows["kivi2"]["kl_mean"])
+
+    def test_an_exact_page_brings_every_cache_closer_to_f16(self) -> None:
+        for name in ("q8_0", "q4_0", "kivi2", "nuq4", "nuq3", "nuq2"):
+            self.assertLess(self.deployed[name]["kl_mean"], self.rows[name]["kl_mean"])
+        self.assertEqual(self.deployed["f16"], self.rows["f16"])
+
+    def test_packed_caches_lose_little_and_are_as_small_as_they_say(self) -> None:
+        for name, most, bits in (("nuq4", 2, 4.7), ("nuq3", 6, 3.7), ("nuq2", 30, 2.7)):  # percent; of heads of 64
+            self.assertLess(self.deployed[name]["delta_percent"], most)
+            self.assertLess(self.deployed[name]["bits_per_element_32k"], bits)
+
+    def test_the_model_answers_with_its_cache_in_3_bits(self) -> None:
+        for options in ([], ["--artifact", "nuq3.kvq"]):
+            self.run_tool("generate", self.model, *options, "--prompt", "What is the capital of France?", "--max-tokens",
+                          "24", "--json", "answer.json")
+            answer = json.loads((self.folder / "answer.json").read_text())
+            self.assertIn("Paris", answer["text"])
+            self.assertTrue(answer["stopped"])
 
     def test_artifacts_are_the_same_at_any_number_of_threads(self) -> None:
         for threads in ("1", "2"):
