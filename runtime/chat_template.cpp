@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -13,8 +14,6 @@
 
 #include "kvquant/core/error.hpp"
 #include "runtime/quote.hpp"
-
-extern char** environ;
 
 namespace kvquant::runtime {
 

@@ -1,8 +1,9 @@
 /// \file
 /// Writes a tiny random model as a GGUF file, for tests that run the command line tool.
 /// Usage: write_tiny_model FILE [--architecture llama|qwen2] [--seed N] [--head-dim N] [--name TEXT] [--add-bos]
-///                              [--nan TENSOR] [--drop TENSOR]
+///                              [--eos ID] [--chat-template TEXT] [--nan TENSOR] [--drop TENSOR]
 
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -23,7 +24,8 @@ using kvquant::test::tiny_model;
 struct choices {
   tiny_model model;
   std::string path;
-  std::optional<std::string> name, nan, drop;
+  std::optional<std::string> name, chat_template, nan, drop;
+  std::optional<std::uint32_t> eos;
 };
 
 choices parse(std::span<char*> arguments) {
@@ -44,6 +46,10 @@ choices parse(std::span<char*> arguments) {
       chosen.name = value();
     else if (word == "--add-bos")
       chosen.model.add_bos = true;
+    else if (word == "--eos")
+      chosen.eos = static_cast<std::uint32_t>(std::stoul(value()));
+    else if (word == "--chat-template")
+      chosen.chat_template = value();
     else if (word == "--nan")
       chosen.nan = value();
     else if (word == "--drop")
@@ -79,6 +85,8 @@ int main(int argc, char** argv) try {
   choices const chosen = parse(std::span(argv, static_cast<std::size_t>(argc)).subspan(1));
   gguf_writer file = chosen.model.writer();
   if (chosen.name) rename(file, *chosen.name);
+  if (chosen.eos) file.set("tokenizer.ggml.eos_token_id", *chosen.eos);
+  if (chosen.chat_template) file.set("tokenizer.chat_template", *chosen.chat_template);
   if (chosen.nan) spoil_last_value(find(file, *chosen.nan));
   if (chosen.drop) find(file, *chosen.drop).name = "another";
   file.write(chosen.path);

@@ -7,7 +7,7 @@ import subprocess
 
 from tool_case import KVQUANT, ToolCase, main
 
-SUBCOMMANDS = ("calibrate", "eval", "inspect", "tokenize")
+SUBCOMMANDS = ("calibrate", "eval", "generate", "inspect", "tokenize")
 
 
 class Usage(ToolCase):

@@ -1,30 +1,14 @@
 #!/usr/bin/env python3
 """kvquant eval, against figures computed from the losses that it dumps."""
 
-import json
 import math
-import pathlib
 import statistics
 
-from tool_case import KV_HEADS, ToolCase, main, read_npy
+from eval_case import ROW_NAMES, EvalCase
+from tool_case import KV_HEADS, main
 
 BASELINES = ["f16", "q8_0", "q4_0", "kivi2", "kivi4", "int4", "int3"]
-NAMES = {"name", "perplexity", "delta_percent", "delta_nll", "delta_nll_se", "kl_mean", "kl_p999", "top1_agreement",
-         "bits_per_element"}
 KV_CHANNELS = KV_HEADS * 32
-
-
-class EvalCase(ToolCase):
-    def evaluate(self, *options: str | pathlib.Path, model: pathlib.Path | None = None) -> tuple[dict, list]:
-        """The JSON and the losses [rows][predictions]."""
-        dump = self.folder / "nll.npy"
-        found = self.succeed_json("eval", model or self.model, "--text", self.text, "--dump-nll", dump, *options)
-        losses = read_npy(dump)
-        self.assertEqual([len(losses), len(losses[0])], [len(found["rows"]), found["predictions"]])
-        return found, losses
-
-    def rows(self, *options: str | pathlib.Path) -> dict[str, dict]:
-        return {row["name"]: row for row in self.evaluate(*options)[0]["rows"]}
 
 
 class Figures(EvalCase):
@@ -33,13 +17,13 @@ class Figures(EvalCase):
         self.calibrate("{bits}.kvq", "--bits", "4,3,2", "--q-norm", "off")
         self.found, self.losses = self.evaluate(
             "--artifact", "4.kvq", "--artifact", "3.kvq", "--artifact", "2.kvq", "--baseline", ",".join(BASELINES),
-            "--context", "256", "--tokens", "1100")
+            "--context", "256", "--tokens", "1100", "--mode", "simulated")
 
     def test_rows_are_f16_baselines_artifacts_under_stable_names(self) -> None:
         names = [row["name"] for row in self.found["rows"]]
         self.assertEqual(names, [*BASELINES, "nuq4-1%", "nuq3-1%", "nuq2-1%"])
         for row in self.found["rows"]:
-            self.assertEqual(set(row), NAMES)
+            self.assertEqual(set(row), ROW_NAMES)
         self.assertEqual({name: self.found[name] for name in ("model", "mode", "context", "text")},
                          {"model": "tiny llama", "mode": "simulated", "context": 256, "text": str(self.text)})
 
@@ -79,7 +63,8 @@ class Figures(EvalCase):
     def test_bits_of_the_baselines(self) -> None:
         # Blocks of 32 with 16 or 32 further bits; int: rows of 64 with 32 further bits.
         expected = {"f16": 16, "q8_0": 8.5, "q4_0": 4.5, "kivi2": 3, "kivi4": 5, "int4": 4.5, "int3": 3.5}
-        self.assertEqual({row["name"]: row["bits_per_element"] for row in self.found["rows"][:7]}, expected)
+        for name in ("bits_per_element", "bits_per_element_32k"):
+            self.assertEqual({row["name"]: row[name] for row in self.found["rows"][:7]}, expected)
 
     def test_only_whole_windows_count(self) -> None:
         self.assertEqual(self.found["predictions"], 4 * 255)
@@ -120,13 +105,15 @@ class Windows(EvalCase):
 class Caches(EvalCase):
     def test_bits_of_an_artifact_without_outliers(self) -> None:
         self.calibrate("a.kvq", "--outliers", "0", "--format", "int", "--bits", "4")
-        row = self.rows("--artifact", "a.kvq", "--context", "128", "--tokens", "256")["int4"]
+        row = self.rows("--artifact", "a.kvq", "--context", "128", "--tokens", "256", "--mode",
+                        "simulated")["int4"]
         per_token = (4 + 4 + 32 / KV_CHANNELS) / 2  # codes of both sides and a range of two binary16 a token's values
         self.assertAlmostEqual(row["bits_per_element"], (127 * per_token + 16) / 128, delta=1e-12)
 
     def test_a_cache_of_sinks_alone_is_f16(self) -> None:
         self.calibrate("a.kvq", "--sinks", "62", "--keys", "post-rope")
-        found, losses = self.evaluate("--artifact", "a.kvq", "--context", "62", "--tokens", "124")
+        found, losses = self.evaluate("--artifact", "a.kvq", "--context", "62", "--tokens", "124", "--mode",
+                                      "simulated")
         self.assertEqual(losses[0], losses[1])
         self.assertEqual(found["rows"][1]["bits_per_element"], 16)
 
@@ -134,12 +121,13 @@ class Caches(EvalCase):
         self.calibrate("a.kvq", "--outliers", "0.05", "--sinks", "2", "--keys", "post-rope", "--weights", "none",
                        "--q-norm", "on")
         self.assertIn("nuq3-5%, 2 sinks, post-RoPE keys, weights none, Q-Norm",
-                      self.rows("--artifact", "a.kvq", "--context", "64", "--tokens", "64"))
+                      self.rows("--artifact", "a.kvq", "--context", "64", "--tokens", "64", "--mode", "simulated"))
 
     def test_other_architectures(self) -> None:
         model = self.write_model("qwen2.gguf", "--architecture", "qwen2")
         self.calibrate("a.kvq", "--bits", "4", model=model)
-        found, _ = self.evaluate("--artifact", "a.kvq", "--context", "64", "--tokens", "256", model=model)
+        found, _ = self.evaluate("--artifact", "a.kvq", "--context", "64", "--tokens", "256", "--mode", "simulated",
+                                 model=model)
         self.assertEqual(found["model"], "tiny qwen2")
         self.assertTrue(0 < found["rows"][1]["kl_mean"] < math.log(256))
 
@@ -153,19 +141,15 @@ class Caches(EvalCase):
 
     def test_the_same_at_any_number_of_threads(self) -> None:
         self.calibrate("a.kvq")
-        results = []
-        for threads in ("1", "2", "3"):
-            found, _ = self.evaluate("--artifact", "a.kvq", "--baseline", "q4_0,kivi2", "--context", "300", "--threads",
-                                     threads)
-            results.append((json.dumps(found), (self.folder / "nll.npy").read_bytes()))
-        self.assertEqual(results[1:], results[:1] * 2)
+        self.same_at_any_number_of_threads("--artifact", "a.kvq", "--baseline", "q4_0,kivi2", "--context", "300",
+                                           "--mode", "simulated")
 
     def test_the_table_has_a_line_for_each_row(self) -> None:
         lines = self.succeed("eval", self.model, "--text", self.text, "--baseline", "int4", "--context", "64",
-                             "--tokens", "128").splitlines()
+                             "--tokens", "128", "--mode", "simulated").splitlines()
         self.assertEqual(lines[0], "tiny llama: 2 windows of 64 tokens, 126 predictions, simulated")
         self.assertEqual([line.split()[0] for line in lines[1:]], ["cache", "f16", "int4"])
-        self.assertEqual([line.split()[1] for line in lines[2:]], ["16.00", "4.50"])
+        self.assertEqual([line.split()[1:3] for line in lines[2:]], [["16.00", "16.00"], ["4.50", "4.50"]])
 
 
 if __name__ == "__main__":

@@ -39,9 +39,12 @@ class packed_cache final : public evaluated_cache {
     model_shape const& shape = cache_->info().shape;
     double const elements = 2.0 * shape.layers * shape.kv_channels();
     std::size_t const in_pages = bytes_.codes + bytes_.value_ranges + bytes_.slots + bytes_.padding + bytes_.page_table;
-    auto const sealed = [&](std::size_t n) { return static_cast<double>((n - 1) / page_tokens * page_tokens); };
+    auto const sealed = [](std::size_t n) {  // tokens
+      std::size_t const pages = (n - 1) / page_tokens;
+      return static_cast<double>(pages * page_tokens);
+    };
     double const per_token = sealed(tokens_) == 0 ? 0 : static_cast<double>(in_pages) / sealed(tokens_);
-    double const fixed = static_cast<double>(bytes_.total() - in_pages);
+    auto const fixed = static_cast<double>(bytes_.total() - in_pages);
     return 8 * (fixed + per_token * sealed(tokens)) / (static_cast<double>(tokens) * elements);
   }
 
