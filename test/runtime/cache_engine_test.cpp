@@ -102,7 +102,7 @@ TEST_CASE("tokens of a packed cache come to the same at once, in chunks and one 
   };
   auto const [one_by_one, bytes] = run(1);
   CHECK(bytes.codes > 0);
-  for (std::size_t const chunk : {7, 64, 65, 210}) {
+  for (std::size_t const chunk : {7u, 64u, 65u, 210u}) {
     INFO("chunks of " << chunk);
     auto const [hidden, chunk_bytes] = run(chunk);
     // A code may fall to the other side of a boundary.
@@ -149,7 +149,7 @@ TEST_CASE("with sliding-window attention a token sees the latest ones alone") {
   auto const cache = make_exact_cache(sliding.model.config(), ids.size());
   auto const hidden = forward_in_chunks(sliding.model, ids, *cache->open(), GENERATE(as<std::size_t>(), 1, 130));
   // In a single layer a token knows no more than those it sees, and where they stand relative to it.
-  for (std::size_t const at : {0, 38, 39, 40, 63, 64, 129}) {
+  for (std::size_t const at : {0u, 38u, 39u, 40u, 63u, 64u, 129u}) {
     INFO("token " << at);
     std::size_t const first = at + 1 - std::min(at + 1, sliding_model::reach);
     matrix const window = it.model.forward(std::span(ids).subspan(first, at + 1 - first));

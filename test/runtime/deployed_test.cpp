@@ -46,7 +46,8 @@ std::unique_ptr<simulator> marking(deployed_window window) {
 }
 
 std::vector<int> first_exact(deployed_window window, std::vector<int> const& positions) {
-  auto const exact = marking(window)->window().value();
+  auto const it = marking(window);
+  auto const exact = it->window().value();
   std::vector<int> first;
   for (int const t : positions) {
     first.push_back(exact.first_key(t));

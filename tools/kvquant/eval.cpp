@@ -136,7 +136,7 @@ void add_artifact(std::vector<eval_row>& rows, std::string const& path, eval_opt
   auto const name = label_with(runtime::label_of(cache->info()), options.recent_pages);
   runtime::deployed_window const window{.sinks = static_cast<std::size_t>(cache->info().sinks),
                                         .recent_pages = static_cast<std::size_t>(options.recent_pages)};
-  rows.push_back({evaluate_packed(std::move(cache), name), {}, {}});
+  rows.push_back({evaluate_packed(std::move(cache), sizes, name), {}, {}});
   if (options.unbounded)
     rows.push_back({evaluate_simulated(runtime::simulate_deployed(simulate(0), window, name + ", unbounded")), {}, {}});
 }

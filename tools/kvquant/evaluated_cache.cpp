@@ -1,5 +1,6 @@
 #include "tools/kvquant/evaluated_cache.hpp"
 
+#include <algorithm>
 #include <utility>
 
 #include "kvquant/cache/page.hpp"
@@ -24,34 +25,35 @@ class simulated_cache final : public evaluated_cache {
 
 class packed_cache final : public evaluated_cache {
  public:
-  packed_cache(std::unique_ptr<engine> cache, std::string name) : cache_(std::move(cache)), name_(std::move(name)) {}
+  packed_cache(std::unique_ptr<engine> cache, cache_options const& options, std::string name)
+      : cache_(std::move(cache)), options_(options), name_(std::move(name)) {}
 
   std::string const& name() const override { return name_; }
   runtime::matrix forward(runtime::model const& model, std::span<runtime::token_id const> ids) override {
     auto const sequence = cache_->open(ids.size());
     runtime::matrix hidden = runtime::forward(model, ids, *sequence);
-    tokens_ = ids.size();
     bytes_ = sequence->bytes();
     return hidden;
   }
   /// What pages take grows with their number; the rest does not.
   double bits_at(std::size_t tokens) const override {
-    model_shape const& shape = cache_->info().shape;
-    double const elements = 2.0 * shape.layers * shape.kv_channels();
-    std::size_t const in_pages = bytes_.codes + bytes_.value_ranges + bytes_.slots + bytes_.padding + bytes_.page_table;
-    auto const sealed = [](std::size_t n) {  // tokens
-      std::size_t const pages = (n - 1) / page_tokens;
-      return static_cast<double>(pages * page_tokens);
-    };
-    double const per_token = sealed(tokens_) == 0 ? 0 : static_cast<double>(in_pages) / sealed(tokens_);
-    auto const fixed = static_cast<double>(bytes_.total() - in_pages);
-    return 8 * (fixed + per_token * sealed(tokens)) / (static_cast<double>(tokens) * elements);
+    artifact_info const& info = cache_->info();
+    byte_report const pool = cache_->bytes();
+    std::size_t const slab = pool.codes + pool.value_ranges + pool.slots + pool.padding + pool.slack;
+    std::size_t const capacity = (options_.max_tokens + page_tokens - 1) / page_tokens;  // pages
+    double const per_page = static_cast<double>(slab + pool.page_table) / static_cast<double>(capacity);
+    auto const exact = static_cast<std::size_t>(info.sinks);
+    std::size_t const filled = (tokens - std::min(tokens, exact)) / page_tokens;
+    std::size_t const pages = filled - std::min(filled, static_cast<std::size_t>(options_.recent_pages));
+    auto const fixed = static_cast<double>(bytes_.sinks + bytes_.tail + bytes_.slack + bytes_.tables);
+    double const elements = 2.0 * info.shape.layers * info.shape.kv_channels() * static_cast<double>(tokens);
+    return 8 * (fixed + per_page * static_cast<double>(pages)) / elements;
   }
 
  private:
   std::unique_ptr<engine> cache_;
+  cache_options options_;
   std::string name_;
-  std::size_t tokens_ = 0;
   byte_report bytes_;
 };
 
@@ -61,8 +63,9 @@ std::unique_ptr<evaluated_cache> evaluate_simulated(std::unique_ptr<runtime::sim
   return std::make_unique<simulated_cache>(std::move(cache));
 }
 
-std::unique_ptr<evaluated_cache> evaluate_packed(std::unique_ptr<engine> cache, std::string name) {
-  return std::make_unique<packed_cache>(std::move(cache), std::move(name));
+std::unique_ptr<evaluated_cache> evaluate_packed(std::unique_ptr<engine> cache, cache_options const& options,
+                                                 std::string name) {
+  return std::make_unique<packed_cache>(std::move(cache), options, std::move(name));
 }
 
 }  // namespace kvquant::tool

@@ -28,7 +28,9 @@ class evaluated_cache {
 /// Keys and values are rounded where they arise.
 std::unique_ptr<evaluated_cache> evaluate_simulated(std::unique_ptr<runtime::simulator> cache);
 
-/// Keys and values go through packed pages, one sequence a window.
-std::unique_ptr<evaluated_cache> evaluate_packed(std::unique_ptr<engine> cache, std::string name);
+/// Keys and values go through packed pages, one sequence a window. `options`: what the cache was made with, the sinks
+/// being the artifact's.
+std::unique_ptr<evaluated_cache> evaluate_packed(std::unique_ptr<engine> cache, cache_options const& options,
+                                                 std::string name);
 
 }  // namespace kvquant::tool
