@@ -34,8 +34,7 @@ class deployed_simulator final : public simulator {
 
  private:
   std::size_t sealed_tokens(std::size_t tokens) const {
-    std::size_t const pages = tokens < window_.sinks ? 0 : (tokens - window_.sinks) / page_tokens;
-    return pages > window_.recent_pages ? (pages - window_.recent_pages) * page_tokens : 0;
+    return kvquant::sealed_tokens(tokens, window_.sinks, window_.recent_pages);
   }
   view2d<float> sealed_rows(view2d<float> x) const {
     std::size_t const sealed = sealed_tokens(x.rows);

@@ -45,8 +45,7 @@ matrix to_matrix(view2d<half const> x) {
 
 template <Spec S>
 page_geometry geometry_of(artifact<S> const& it) {
-  return make_page_geometry(it.info.shape.head_dim, S::key_format::bits, S::value_format::bits,
-                            it.info.outlier_fraction_k, it.info.outlier_fraction_v);
+  return geometry_for<S>(it.info);
 }
 
 /// Seals the last tokens of a page over what `mine.page` has of the first `reused`.

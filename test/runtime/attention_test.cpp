@@ -1,4 +1,5 @@
 #include "runtime/attention.hpp"
+#include "kvquant/reference/matrix.hpp"
 
 #include <Eigen/Core>
 #include <algorithm>
@@ -15,26 +16,12 @@
 namespace kvquant::runtime {
 namespace {
 
+using reference::to_matrix;
 using test::float_matrix;
+using test::random_normal;
 using real_matrix = Eigen::MatrixXd;
 
 constexpr float unset = std::numeric_limits<float>::quiet_NaN();
-
-float_matrix random_matrix(std::size_t rows, std::size_t cols, unsigned seed, float scale = 1) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0, scale);
-  float_matrix out(rows, cols);
-  for (float& value : out.values) value = normal(random);
-  return out;
-}
-
-real_matrix widen(view2d<float const> x) {
-  real_matrix out(static_cast<Eigen::Index>(x.rows), static_cast<Eigen::Index>(x.cols));
-  for (Eigen::Index r = 0; r < out.rows(); ++r)
-    for (Eigen::Index c = 0; c < out.cols(); ++c)
-      out(r, c) = x(static_cast<std::size_t>(r), static_cast<std::size_t>(c));
-  return out;
-}
 
 /// Random q, k, v and what a window reads instead of the latter two.
 struct example {
@@ -43,11 +30,11 @@ struct example {
 
   example(std::size_t tokens, std::size_t q_heads, std::size_t kv_heads, std::size_t head_dim, float spread = 1)
       : shape{q_heads, kv_heads, head_dim, 1 / std::sqrt(static_cast<float>(head_dim))},
-        q(random_matrix(tokens, q_heads * head_dim, 1, spread)),
-        k(random_matrix(tokens, kv_heads * head_dim, 2, spread)),
-        v(random_matrix(tokens, kv_heads * head_dim, 3)),
-        k_exact(random_matrix(tokens, kv_heads * head_dim, 4, spread)),
-        v_exact(random_matrix(tokens, kv_heads * head_dim, 5)) {}
+        q(random_normal(tokens, q_heads * head_dim, 1, spread)),
+        k(random_normal(tokens, kv_heads * head_dim, 2, spread)),
+        v(random_normal(tokens, kv_heads * head_dim, 3)),
+        k_exact(random_normal(tokens, kv_heads * head_dim, 4, spread)),
+        v_exact(random_normal(tokens, kv_heads * head_dim, 5)) {}
 
   std::size_t tokens() const { return q.rows; }
   attention_input input(exact_window const* window = nullptr) const { return {q, k, v, window, k_exact, v_exact}; }
@@ -63,8 +50,8 @@ Eigen::VectorXd probabilities(example const& it, Eigen::RowVectorXd const& query
 }
 
 real_matrix naive_attention(example const& it, exact_window const* window = nullptr) {
-  auto const q = widen(it.q), k = widen(it.k), v = widen(it.v), k_exact = widen(it.k_exact),
-             v_exact = widen(it.v_exact);
+  auto const q = to_matrix(it.q), k = to_matrix(it.k), v = to_matrix(it.v), k_exact = to_matrix(it.k_exact),
+             v_exact = to_matrix(it.v_exact);
   auto const d = static_cast<Eigen::Index>(it.shape.head_dim);
   real_matrix out(q.rows(), q.cols());
   for (Eigen::Index t = 0; t < q.rows(); ++t)
@@ -88,8 +75,8 @@ real_matrix naive_attention(example const& it, exact_window const* window = null
 }
 
 double distance(view2d<float const> found, real_matrix const& expected) {
-  REQUIRE(widen(found).allFinite());
-  return (widen(found) - expected).cwiseAbs().maxCoeff();
+  REQUIRE(to_matrix(found).allFinite());
+  return (to_matrix(found) - expected).cwiseAbs().maxCoeff();
 }
 
 struct heads {
@@ -167,7 +154,7 @@ struct gradients {
 
 /// dv = Pᵀ dO; with dP = dO Vᵀ and dS = P (dP − Σ P dP): dq = s dS K, dk = s dSᵀ Q.
 gradients naive_gradients(example const& it, real_matrix const& d_out) {
-  auto const q = widen(it.q), k = widen(it.k), v = widen(it.v);
+  auto const q = to_matrix(it.q), k = to_matrix(it.k), v = to_matrix(it.v);
   auto const d = static_cast<Eigen::Index>(it.shape.head_dim);
   auto const scale = static_cast<double>(it.shape.softmax_scale);
   gradients g{real_matrix::Zero(q.rows(), q.cols()), real_matrix::Zero(k.rows(), k.cols()),
@@ -196,10 +183,10 @@ TEST_CASE("the gradients of attention agree with double precision") {
   auto const [q_heads, kv_heads, dim] = GENERATE(heads{1, 1, 2}, heads{3, 3, 8}, heads{6, 2, 12}, heads{4, 1, 33});
   example const it(tokens, q_heads, kv_heads, dim);
   inline_executor executor;
-  auto const d_out = random_matrix(tokens, q_heads * dim, 6);
+  auto const d_out = random_normal(tokens, q_heads * dim, 6);
   float_matrix dq(tokens, q_heads * dim, unset), dk(tokens, kv_heads * dim, unset), dv(tokens, kv_heads * dim, unset);
   attend_backward(it.shape, it.input(), d_out, dq.view(), dk.view(), dv.view(), executor);
-  auto const expected = naive_gradients(it, widen(d_out));
+  auto const expected = naive_gradients(it, to_matrix(d_out));
   INFO(tokens << " tokens, heads " << q_heads << ", " << kv_heads << " x " << dim);
   CHECK(distance(dq, expected.dq) < 1e-5);
   CHECK(distance(dk, expected.dk) < 2e-5);
@@ -209,7 +196,7 @@ TEST_CASE("the gradients of attention agree with double precision") {
 TEST_CASE("attention and its gradients have the same bits for any number of threads") {
   example const it(300, 6, 2, 16);
   exact_window const window{[](int t) { return t - 20; }, [](int t) { return t - 150; }};
-  auto const d_out = random_matrix(300, 96, 7);
+  auto const d_out = random_normal(300, 96, 7);
   std::vector<std::vector<float>> first;
   for (int const threads : {1, 2, 3}) {
     cpu::thread_pool pool(threads);

@@ -1,4 +1,5 @@
 #include "runtime/linear.hpp"
+#include "kvquant/reference/matrix.hpp"
 
 #include <Eigen/Core>
 #include <algorithm>
@@ -16,7 +17,9 @@
 namespace kvquant::runtime {
 namespace {
 
+using reference::to_matrix;
 using test::float_matrix;
+using test::random_normal;
 using real_matrix = Eigen::MatrixXd;
 using enum tensor_type;
 
@@ -48,26 +51,10 @@ struct random_weight {
   }
 };
 
-float_matrix random_matrix(std::size_t rows, std::size_t cols, unsigned seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal;
-  float_matrix out(rows, cols);
-  for (float& value : out.values) value = normal(random);
-  return out;
-}
-
-real_matrix widen(view2d<float const> x) {
-  real_matrix out(static_cast<Eigen::Index>(x.rows), static_cast<Eigen::Index>(x.cols));
-  for (Eigen::Index r = 0; r < out.rows(); ++r)
-    for (Eigen::Index c = 0; c < out.cols(); ++c)
-      out(r, c) = x(static_cast<std::size_t>(r), static_cast<std::size_t>(c));
-  return out;
-}
-
 /// Every element within single precision of a sum of `terms` products of numbers of about 1.
 void check_close(view2d<float const> found, real_matrix const& expected, std::size_t terms) {
-  REQUIRE(widen(found).allFinite());
-  CHECK((widen(found) - expected).cwiseAbs().maxCoeff() < 1e-5 * (1 + std::sqrt(static_cast<double>(terms))));
+  REQUIRE(to_matrix(found).allFinite());
+  CHECK((to_matrix(found) - expected).cwiseAbs().maxCoeff() < 1e-5 * (1 + std::sqrt(static_cast<double>(terms))));
 }
 
 TEST_CASE("products with weights of every type agree with those of their decoded values") {
@@ -77,15 +64,15 @@ TEST_CASE("products with weights of every type agree with those of their decoded
   random_weight const w(type, 67, 512, 1);
   INFO(traits(type).name);
 
-  auto const x = random_matrix(5, 512, 2);
+  auto const x = random_normal(5, 512, 2);
   float_matrix out(5, 67, unset);
   multiply(x, w.tensor, out.view(), accumulate::no, scratch, executor);
-  check_close(out, widen(x) * w.values.transpose(), 512);
+  check_close(out, to_matrix(x) * w.values.transpose(), 512);
 
-  auto const dy = random_matrix(5, 67, 3);
+  auto const dy = random_normal(5, 67, 3);
   float_matrix dx(5, 512, unset);
   multiply_back(dy, w.tensor, dx.view(), accumulate::no, scratch, executor);
-  check_close(dx, widen(dy) * w.values, 67);
+  check_close(dx, to_matrix(dy) * w.values, 67);
 }
 
 struct product_shape {
@@ -102,8 +89,8 @@ TEST_CASE("products whose sizes are not those of the tiles") {
   inline_executor executor;
   weight_scratch scratch;
   random_weight const w(q8_0, shape.outputs, inputs, 4);
-  auto const x = random_matrix(shape.tokens, inputs, 5), dy = random_matrix(shape.tokens, shape.outputs, 6);
-  real_matrix const product = widen(x) * w.values.transpose(), back = widen(dy) * w.values;
+  auto const x = random_normal(shape.tokens, inputs, 5), dy = random_normal(shape.tokens, shape.outputs, 6);
+  real_matrix const product = to_matrix(x) * w.values.transpose(), back = to_matrix(dy) * w.values;
   INFO(shape.tokens << " tokens, " << shape.outputs << " outputs");
 
   SECTION("overwrite") {
@@ -114,8 +101,8 @@ TEST_CASE("products whose sizes are not those of the tiles") {
     check_close(dx, back, shape.outputs);
   }
   SECTION("accumulate") {
-    auto out = random_matrix(shape.tokens, shape.outputs, 7), dx = random_matrix(shape.tokens, inputs, 8);
-    real_matrix const out_before = widen(out), dx_before = widen(dx);
+    auto out = random_normal(shape.tokens, shape.outputs, 7), dx = random_normal(shape.tokens, inputs, 8);
+    real_matrix const out_before = to_matrix(out), dx_before = to_matrix(dx);
     multiply(x, w.tensor, out.view(), accumulate::yes, scratch, executor);
     multiply_back(dy, w.tensor, dx.view(), accumulate::yes, scratch, executor);
     check_close(out, out_before + product, inputs);
@@ -141,12 +128,12 @@ TEST_CASE("products of parts of matrices touch no more than their part") {
   inline_executor executor;
   weight_scratch scratch;
   random_weight const w(f16, outputs, inputs, 9);
-  auto x = random_matrix(tokens + 3, inputs + 7, 10), dy = random_matrix(tokens + 3, outputs + 7, 11);
+  auto x = random_normal(tokens + 3, inputs + 7, 10), dy = random_normal(tokens + 3, outputs + 7, 11);
   float_matrix out(tokens + 3, outputs + 7, 5), dx(tokens + 3, inputs + 7, 5);
   multiply(inside(x), w.tensor, inside(out), accumulate::no, scratch, executor);
   multiply_back(inside(dy), w.tensor, inside(dx), accumulate::no, scratch, executor);
-  check_close(inside(out), widen(inside(x)) * w.values.transpose(), inputs);
-  check_close(inside(dx), widen(inside(dy)) * w.values, outputs);
+  check_close(inside(out), to_matrix(inside(x)) * w.values.transpose(), inputs);
+  check_close(inside(dx), to_matrix(inside(dy)) * w.values, outputs);
   CHECK(is_frame_kept(out, 5));
   CHECK(is_frame_kept(dx, 5));
 }
@@ -154,7 +141,7 @@ TEST_CASE("products of parts of matrices touch no more than their part") {
 TEST_CASE("products have the same bits for any number of threads") {
   std::size_t const tokens = 200, inputs = 96, outputs = 8300;
   random_weight const w(q4_1, outputs, inputs, 12);
-  auto const x = random_matrix(tokens, inputs, 13), dy = random_matrix(tokens, outputs, 14);
+  auto const x = random_normal(tokens, inputs, 13), dy = random_normal(tokens, outputs, 14);
   std::vector<std::vector<float>> results, back;
   for (int const threads : {1, 2, 3}) {
     cpu::thread_pool pool(threads);
@@ -177,7 +164,7 @@ TEST_CASE("scratch holds the rows that were asked for") {
     auto const rows = scratch.rows(w.tensor, first, count, executor);
     REQUIRE(rows.rows == count);
     REQUIRE(rows.cols == 64);
-    CHECK(widen(rows) == w.values.middleRows(static_cast<Eigen::Index>(first), static_cast<Eigen::Index>(count)));
+    CHECK(to_matrix(rows) == w.values.middleRows(static_cast<Eigen::Index>(first), static_cast<Eigen::Index>(count)));
   }
 }
 
@@ -192,22 +179,22 @@ TEST_CASE("plain products: factors, transposes and parts of matrices") {
   auto const factor = GENERATE(factors{1, 0}, factors{0.25f, 1}, factors{-2, 0.5f}, factors{0, 1});
   std::size_t const m = size.m, k = size.k, n = size.n;
   float const alpha = factor.a, beta = factor.b;
-  auto a = random_matrix(m + 3, k + 7, 16), a_turned = random_matrix(k + 3, m + 7, 17),
-       b = random_matrix(k + 3, n + 7, 18), b_turned = random_matrix(n + 3, k + 7, 19);
-  auto const start = random_matrix(m, n, 20);
+  auto a = random_normal(m + 3, k + 7, 16), a_turned = random_normal(k + 3, m + 7, 17),
+       b = random_normal(k + 3, n + 7, 18), b_turned = random_normal(n + 3, k + 7, 19);
+  auto const start = random_normal(m, n, 20);
   auto const check = [&](auto&& product, real_matrix const& expected) {
     float_matrix c(m + 3, n + 7, 5);
     for (std::size_t row = 0; row < m; ++row) std::ranges::copy(start.view().row(row), inside(c).row(row).begin());
     product(inside(c));
-    check_close(inside(c), static_cast<double>(alpha) * expected + static_cast<double>(beta) * widen(start), 2 * k);
+    check_close(inside(c), static_cast<double>(alpha) * expected + static_cast<double>(beta) * to_matrix(start), 2 * k);
     CHECK(is_frame_kept(c, 5));
   };
   check([&](view2d<float> c) { matrix_product(inside(a), inside(b), false, alpha, beta, c); },
-        widen(inside(a)) * widen(inside(b)));
+        to_matrix(inside(a)) * to_matrix(inside(b)));
   check([&](view2d<float> c) { matrix_product(inside(a), inside(b_turned), true, alpha, beta, c); },
-        widen(inside(a)) * widen(inside(b_turned)).transpose());
+        to_matrix(inside(a)) * to_matrix(inside(b_turned)).transpose());
   check([&](view2d<float> c) { transposed_matrix_product(inside(a_turned), inside(b), alpha, beta, c); },
-        widen(inside(a_turned)).transpose() * widen(inside(b)));
+        to_matrix(inside(a_turned)).transpose() * to_matrix(inside(b)));
 }
 
 }  // namespace

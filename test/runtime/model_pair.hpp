@@ -8,19 +8,14 @@
 #include <span>
 
 #include "kvquant/core/executor.hpp"
+#include "kvquant/reference/matrix.hpp"
 #include "runtime/model.hpp"
 #include "test/runtime/reference_model.hpp"
 #include "test/support/tiny_model.hpp"
 
 namespace kvquant::test {
 
-inline real_matrix to_real(view2d<float const> x) {
-  real_matrix out(static_cast<Eigen::Index>(x.rows), static_cast<Eigen::Index>(x.cols));
-  for (Eigen::Index r = 0; r < out.rows(); ++r)
-    for (Eigen::Index c = 0; c < out.cols(); ++c)
-      out(r, c) = x(static_cast<std::size_t>(r), static_cast<std::size_t>(c));
-  return out;
-}
+inline real_matrix to_real(view2d<float const> x) { return reference::to_matrix(x); }
 inline real_matrix to_real(runtime::matrix const& x) { return x.cast<double>(); }
 
 /// |found − expected| / |expected|, Frobenius norms.

@@ -25,6 +25,15 @@ struct float_matrix {
   view2d<float const> view() const { return {values.data(), rows, cols}; }
 };
 
+/// Normally distributed around 0.
+inline float_matrix random_normal(std::size_t rows, std::size_t cols, unsigned seed, float deviation = 1) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0, deviation);
+  float_matrix out(rows, cols);
+  for (float& value : out.values) value = normal(random);
+  return out;
+}
+
 /// Keys look like this: every channel has a centre and a spread of its own, and one value in a hundred lies far out.
 inline float_matrix random_keys(std::size_t tokens, std::size_t channels, std::uint64_t seed) {
   std::mt19937_64 random(seed);

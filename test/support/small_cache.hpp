@@ -3,7 +3,6 @@
 /// Small caches with tokens to put in, and all that a sequence holds in a form that can be compared.
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <random>
@@ -17,6 +16,7 @@
 #include "kvquant/calibrate/artifact.hpp"
 #include "kvquant/core/executor.hpp"
 #include "kvquant/core/half.hpp"
+#include "test/support/hand_made_artifact.hpp"
 #include "test/support/random_matrix.hpp"
 
 namespace kvquant::test {
@@ -49,22 +49,6 @@ struct artifact_choice {
   int sinks = 1;
 };
 
-/// Two standard deviations to each side of the mean.
-inline std::vector<value_range> wide_ranges(view2d<float const> x) {
-  std::vector<value_range> ranges;
-  for (std::size_t c = 0; c < x.cols; ++c) {
-    double sum = 0, squares = 0;
-    for (std::size_t t = 0; t < x.rows; ++t) {
-      sum += double{x(t, c)};
-      squares += double{x(t, c)} * double{x(t, c)};
-    }
-    double const count = static_cast<double>(x.rows), mean = sum / count;
-    double const width = 2 * std::sqrt(std::max(squares / count - mean * mean, 0.0));
-    ranges.push_back(make_range(static_cast<float>(mean - width), static_cast<float>(mean + width)));
-  }
-  return ranges;
-}
-
 /// Random rising levels, decoded a little off.
 inline codebook random_codebook(int bits, std::mt19937_64& random) {
   std::uniform_real_distribution<float> uniform(-1, 1);
@@ -90,7 +74,7 @@ artifact<S> artifact_for(token_stream const& tokens, artifact_choice const& choi
              .hash = "4567"};
   std::size_t const channels = static_cast<std::size_t>(choice.shape.kv_channels());
   for (int layer = 0; layer < choice.shape.layers; ++layer)
-    it.layers.push_back({.key_ranges = wide_ranges(tokens.k[static_cast<std::size_t>(layer)]),
+    it.layers.push_back({.key_ranges = ranges_around_mean(tokens.k[static_cast<std::size_t>(layer)], 2),
                          .key = random_codebook(S::key_format::bits, random),
                          .value = random_codebook(S::value_format::bits, random),
                          .key_sensitivity = random_weights(1, channels, random()).values,

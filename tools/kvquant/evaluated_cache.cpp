@@ -1,6 +1,5 @@
 #include "tools/kvquant/evaluated_cache.hpp"
 
-#include <algorithm>
 #include <utility>
 
 #include "kvquant/cache/page.hpp"
@@ -42,9 +41,9 @@ class packed_cache final : public evaluated_cache {
     std::size_t const slab = pool.codes + pool.value_ranges + pool.slots + pool.padding + pool.slack;
     std::size_t const capacity = (options_.max_tokens + page_tokens - 1) / page_tokens;  // pages
     double const per_page = static_cast<double>(slab + pool.page_table) / static_cast<double>(capacity);
-    auto const exact = static_cast<std::size_t>(info.sinks);
-    std::size_t const filled = (tokens - std::min(tokens, exact)) / page_tokens;
-    std::size_t const pages = filled - std::min(filled, static_cast<std::size_t>(options_.recent_pages));
+    std::size_t const pages =
+        sealed_tokens(tokens, static_cast<std::size_t>(info.sinks), static_cast<std::size_t>(options_.recent_pages)) /
+        page_tokens;
     auto const fixed = static_cast<double>(bytes_.sinks + bytes_.tail + bytes_.slack + bytes_.tables);
     double const elements = 2.0 * info.shape.layers * info.shape.kv_channels() * static_cast<double>(tokens);
     return 8 * (fixed + per_page * static_cast<double>(pages)) / elements;

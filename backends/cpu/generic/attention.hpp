@@ -35,8 +35,7 @@ class attention {
   /// Throws `unsupported` naming what is missing.
   explicit attention(artifact<S> const& it)
       : shape_(checked(it).shape),
-        geometry_(make_page_geometry(shape_.head_dim, S::key_format::bits, S::value_format::bits,
-                                     it.info.outlier_fraction_k, it.info.outlier_fraction_v)),
+        geometry_(geometry_for<S>(it.info)),
         rotation_(shape_.rope, shape_.head_dim),
         page_angles_(rotation_.angle_table<float>(0, page_tokens)),
         page_step_(rotation_.angle_table<double>(page_tokens, 1)) {

@@ -22,8 +22,7 @@ page_geometry cache_geometry(artifact_info const& info) {
   require(info.spec == S::name(), errc::bad_format, "cache: an artifact of \"", info.spec, "\", expected \"", S::name(),
           "\"");
   validate(info.shape);
-  return make_page_geometry(info.shape.head_dim, S::key_format::bits, S::value_format::bits, info.outlier_fraction_k,
-                            info.outlier_fraction_v);
+  return geometry_for<S>(info);
 }
 
 /// Blocks for `max_tokens` of every layer.
@@ -260,9 +259,8 @@ template <class S, class Layout>
 std::size_t kv_cache<S, Layout>::pages_sealed_by(layer_state const& it, std::size_t tokens) const {
   constexpr std::size_t most = std::numeric_limits<std::size_t>::max();
   std::size_t const all = it.tokens + std::min(tokens, most - it.tokens);
-  std::size_t const filled = (all - std::min(all, sinks_)) / page_tokens;
-  std::size_t const sealed = it.sealed / page_tokens + recent_pages();
-  return filled > sealed ? filled - sealed : 0;
+  std::size_t const sealed = it.sealed / page_tokens, then = sealed_tokens(all, sinks_, recent_pages()) / page_tokens;
+  return then > sealed ? then - sealed : 0;
 }
 
 template <class S, class Layout>

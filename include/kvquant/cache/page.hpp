@@ -16,6 +16,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kvquant/calibrate/artifact.hpp"
 #include "kvquant/core/error.hpp"
 #include "kvquant/quantize/affine.hpp"
 #include "kvquant/quantize/outlier.hpp"
@@ -69,6 +70,19 @@ inline page_geometry make_page_geometry(int head_dim, int k_bits, int v_bits, do
   if (it.v_slots > 0) it.v_slots = std::min(it.elements(), it.v_slots + spare - to_keys);
   it.k_slots = std::min(it.elements(), it.k_slots + to_keys);
   return it;
+}
+
+/// The geometry of the pages that an artifact describes.
+template <PackedSpec S>
+page_geometry geometry_for(artifact_info const& info) {
+  return make_page_geometry(info.shape.head_dim, S::key_format::bits, S::value_format::bits, info.outlier_fraction_k,
+                            info.outlier_fraction_v);
+}
+
+/// How many of a sequence's `tokens` are in pages: whole ones behind the sinks, but for the `recent_pages` latest.
+inline std::size_t sealed_tokens(std::size_t tokens, std::size_t sinks, std::size_t recent_pages) {
+  std::size_t const filled = (tokens - std::min(tokens, sinks)) / page_tokens;
+  return (filled - std::min(filled, recent_pages)) * page_tokens;
 }
 
 /// One page as anyone may read it.
