@@ -19,8 +19,9 @@ class deployed_simulator final : public simulator {
 
   /// A query sees its page quantized when it is that page's last token.
   std::optional<exact_window> window() const override {
-    auto const first_exact = [this](int t) {
-      return static_cast<int>(window_.sinks + sealed_tokens(static_cast<std::size_t>(t) + 1));
+    auto const first_exact = [window = window_](int t) {
+      auto const tokens = static_cast<std::size_t>(t) + 1;
+      return static_cast<int>(window.sinks + kvquant::sealed_tokens(tokens, window.sinks, window.recent_pages));
     };
     return exact_window{first_exact, first_exact};
   }

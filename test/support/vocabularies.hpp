@@ -52,8 +52,8 @@ struct test_vocabulary {
 
   runtime::tokenizer build() const { return build(file()); }
   static runtime::tokenizer build(gguf_writer const& file) {
-    auto const bytes = file.bytes();
-    return runtime::tokenizer(runtime::gguf_file::parse(bytes, "test.gguf"));
+    auto const content = file.bytes();
+    return runtime::tokenizer(runtime::gguf_file::parse(content, "test.gguf"));
   }
 };
 

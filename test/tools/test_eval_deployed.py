@@ -82,6 +82,14 @@ class Figures(DeployedCase):
 
 
 class Choices(DeployedCase):
+    def test_recent_pages_cost_bits(self) -> None:
+        self.calibrate("a.kvq")
+        options = ("--artifact", "a.kvq", "--baseline", "int4")
+        plain, recent = self.deployed(*options), self.deployed(*options, "--recent-pages", "1")
+        for less, more in list(zip(plain.values(), recent.values(), strict=True))[1:]:  # behind f16
+            for bits in ("bits_per_element", "bits_per_element_32k"):
+                self.assertGreater(more[bits], less[bits], less["name"])
+
     def test_until_a_page_is_complete_everything_is_exact(self) -> None:
         self.calibrate("a.kvq", "--bits", "2")
         rows = self.rows("--artifact", "a.kvq", "--baseline", "kivi2,int3", "--context", "64")

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """kvquant generate: the text of tiny models, whose token b is byte b, and what it refuses."""
 
+import codecs
 import json
 import pathlib
+import unicodedata
 
 from tool_case import KV_HEADS, LAYERS, ToolCase, main
 
@@ -13,10 +15,17 @@ MEMBERS = {"model", "cache", "text", "ids", "stopped", "prompt_tokens", "prompt_
            "cache_tokens", "cache_bytes", "f16_bytes"}
 
 
+def replace_each_byte(error: UnicodeDecodeError) -> tuple[str, int]:
+    return "\ufffd" * (error.end - error.start), error.end
+
+
+codecs.register_error("each byte", replace_each_byte)
+
+
 def text_of(ids: list[int]) -> str:
-    """Control characters are left out."""
-    shown = bytes(it for it in ids if it >= 32 and it != 127 or it in b"\n\t")
-    return shown.decode(errors="replace")
+    """Without control characters, and with U+FFFD for bytes that are no UTF-8."""
+    text = bytes(ids).decode(errors="each byte")
+    return "".join(it for it in text if it in "\n\t" or unicodedata.category(it) != "Cc")
 
 
 class GenerateCase(ToolCase):
@@ -25,7 +34,7 @@ class GenerateCase(ToolCase):
         """The JSON, whose text is what standard output has."""
         given = [] if prompt is None else ["--prompt", prompt]
         said = self.succeed("generate", model or self.model, *given, *options, "--max-tokens", str(tokens), "--quiet",
-                            "--json", "g.json", errors="replace")
+                            "--json", "g.json")
         found = json.loads((self.folder / "g.json").read_text())
         self.assertEqual(said, found["text"] + "\n")
         return found
@@ -44,7 +53,7 @@ class Text(GenerateCase):
 
     def test_the_text_is_that_of_the_ids_without_control_characters(self) -> None:
         found = self.generate("--temperature", "1", tokens=200)
-        self.assertTrue(any(it < 32 for it in found["ids"]))  # a text that has some
+        self.assertTrue(any(it < 32 for it in found["ids"]) and any(it >= 128 for it in found["ids"]))  # a text of both
         self.assertEqual(found["text"], text_of(found["ids"]))
 
     def test_greedy_is_reproducible_at_any_number_of_threads(self) -> None:
@@ -123,7 +132,7 @@ class Text(GenerateCase):
             self.assertEqual(len(self.ids(*options, prompt="x", tokens=CONTEXT - 1)), CONTEXT - 1)
 
     def test_figures_follow_the_text(self) -> None:
-        lines = self.succeed("generate", self.model, "--prompt", PROMPT, "--max-tokens", "5", errors="replace")
+        lines = self.succeed("generate", self.model, "--prompt", PROMPT, "--max-tokens", "5")
         self.assertRegex(lines, r"\n\nf16: 16 tokens read at [\d.]+ tokens/s, 5 generated at [\d.]+ tokens/s; "
                                 r"the cache takes [\d.]+ MiB, [\d.]+ MiB in f16\n\Z")
 
@@ -161,7 +170,7 @@ class Refusals(GenerateCase):
 
     def test_options_that_cannot_be(self) -> None:
         for option, value in (("--temperature", "-1"), ("--temperature", "hot"), ("--top-k", "-1"), ("--top-p", "0"),
-                              ("--top-p", "1.5"), ("--max-tokens", "0"), ("--recent-pages", "-1"),
+                              ("--top-p", "1.5"), ("--max-tokens", "0"), ("--recent-pages", "-1"), ("--seed", "-1"),
                               ("--backend", "abacus")):
             with self.subTest(option=option, value=value):
                 self.refuse(2, [option, "--help"], option, value)

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "runtime/cache_engine.hpp"
 #include "runtime/chat_template.hpp"
 #include "runtime/sampler.hpp"
+#include "runtime/tokenizer/utf8.hpp"
 #include "tools/kvquant/common.hpp"
 
 namespace kvquant::tool {
@@ -44,7 +46,24 @@ std::vector<runtime::token_id> prompt_ids(generate_options const& options, model
                                  {.add_special = false, .parse_special = true});
 }
 
-/// Prints a text as its tokens come: whole UTF-8 sequences, and no control characters, which a terminal would obey.
+/// What a terminal may be given: UTF-8, with U+FFFD for what is none, and no control characters, which it would obey.
+std::string printable(std::string_view text) {
+  std::string out;
+  while (!text.empty()) {
+    std::size_t const length = runtime::utf8_length(text);
+    auto const first = static_cast<unsigned char>(text[0]);
+    bool const c0 = length == 1 && ((first < ' ' && first != '\n' && first != '\t') || first == 0x7f);
+    bool const c1 = length == 2 && first == 0xc2 && static_cast<unsigned char>(text[1]) < 0xa0;
+    if (length == 0)
+      out += "\uFFFD";
+    else if (!c0 && !c1)
+      out += text.substr(0, length);
+    text.remove_prefix(std::max<std::size_t>(length, 1));
+  }
+  return out;
+}
+
+/// Prints a text as its tokens come.
 class stream {
  public:
   explicit stream(bool shown) : shown_(shown) {}
@@ -68,10 +87,8 @@ class stream {
     return 0;
   }
   void flush(std::size_t bytes) {
-    std::string piece = waiting_.substr(0, bytes);
+    std::string const piece = printable(std::string_view(waiting_).substr(0, bytes));
     waiting_.erase(0, bytes);
-    std::erase_if(
-        piece, [](char c) { return (static_cast<unsigned char>(c) < ' ' && c != '\n' && c != '\t') || c == '\x7f'; });
     all_ += piece;
     if (!shown_) return;
     fmt::print("{}", piece);
@@ -225,7 +242,7 @@ void add_generate(CLI::App& app) {
   command->add_option("--top-p", sampling.top_p, "choose among the likeliest tokens of this total probability")
       ->check(CLI::Range(1e-6, 1.0))
       ->capture_default_str();
-  command->add_option("--seed", sampling.seed, "of the choice")->capture_default_str();
+  command->add_option("--seed", sampling.seed, "of the choice")->check(CLI::NonNegativeNumber)->capture_default_str();
   command->add_option("--recent-pages", options->recent_pages, "pages of 64 latest tokens that stay exact")
       ->check(CLI::Range(0, 1 << 14))
       ->capture_default_str();
