@@ -94,11 +94,10 @@ void check_combination(combination const& it) {
           shape.rope.rotary_dim, static_cast<int>(shape.rope.pairing), it.how.softmax_scale);
   auto const held = it.with->make(it.what, it.what.tokens());
   filled const sequence(it.what, *held);
-  double const tolerance =
-      it.kind == data::huge_channel
-          ? std::max(float_tolerance, tolerance_of_large_scores(it, sequence.of.read(sequence.tokens, 0).k))
-          : float_tolerance;
-  check_agrees(sequence.attend(it.q, it.how), sequence.expected(it.q, it.how), tolerance);
+  bool const large = it.kind == data::huge_channel;
+  if (large && !under_test().bounds.large_scores) return;
+  check_agrees(sequence.attend(it.q, it.how), sequence.expected(it.q, it.how),
+               large ? tolerance_of_large_scores(it, sequence.of.read(sequence.tokens, 0).k) : 0);
 }
 
 }  // namespace

@@ -28,6 +28,9 @@ using contract_specs =
               spec<uniform<7>, uniform<7>>, spec<uniform<8>, uniform<8>>,  //
               spec<nuq<4>, nuq<2>>, spec<uniform<5>, nuq<3>>>;
 
+/// What single precision is allowed where scores are of ordinary size.
+constexpr double float_tolerance = 1e-5;
+
 /// A backend with one spec.
 struct candidate {
   std::string spec;
@@ -35,8 +38,17 @@ struct candidate {
   void (*check_layout)(int head_dim, double outliers_k, double outliers_v);
 };
 
+/// What a backend's arithmetic is allowed against the reference over the same cache.
+struct arithmetic_bounds {
+  double out = float_tolerance;     ///< relative L2 of a row
+  double scores = float_tolerance;  ///< of m, relative to 1 + |m|, and of l
+  bool large_scores = true;         ///< holds for scores in the thousands
+  bool same_rows = true;            ///< a query's row has the same bits whatever other queries are asked
+};
+
 struct backend_under_test {
   std::string_view name;
+  arithmetic_bounds bounds;
   support (*supports)(artifact_info const&);
   std::vector<candidate> candidates;
   void (*construct_attention)(artifact_info const&);  ///< of a nuq3 artifact so described, without layers
@@ -46,8 +58,8 @@ struct backend_under_test {
 backend_under_test const& under_test();
 
 template <Backend B>
-backend_under_test describe() {
-  backend_under_test out{B::name, [](artifact_info const& info) { return B::supports(info); }, {}, {}};
+backend_under_test describe(arithmetic_bounds const& bounds = {}) {
+  backend_under_test out{B::name, bounds, [](artifact_info const& info) { return B::supports(info); }, {}, {}};
   for_each_type(contract_specs{}, [&]<class S>(std::type_identity<S>) {
     out.candidates.push_back({S::name(),
                               [](problem const& it, std::size_t tokens) -> std::unique_ptr<subject> {

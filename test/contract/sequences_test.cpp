@@ -68,7 +68,7 @@ TEST_CASE("queries rotated beforehand read the same as queries that attention ro
       auto const before = tokens.attend(rotated(q, what.model.shape, 197), {.space = query_space::post_rope});
       CAPTURE(with.spec, rotation.rotary_dim, static_cast<int>(rotation.pairing));
       check_agrees(before, tokens.expected(q));
-      CHECK(relative_l2(before.out, tokens.attend(q).out) < float_tolerance);
+      CHECK(relative_l2(before.out, tokens.attend(q).out) <= 2 * under_test().bounds.out);
     }
 }
 

@@ -21,6 +21,7 @@
 #include "kvquant/quantize/affine.hpp"
 #include "kvquant/quantize/outlier.hpp"
 #include "kvquant/quantize/spec.hpp"
+#include "kvquant/rope/rope.hpp"
 
 namespace kvquant {
 
@@ -38,6 +39,9 @@ struct page_geometry {
   int k_bits = 0, v_bits = 0;  ///< per code
   std::size_t k_slots = 0,
               v_slots = 0;  ///< sparse elements, each an `outlier` whose index is token · head_dim + channel
+  /// Which channels RoPE turns together, for layouts that keep them side by side.
+  rope_pairing pairing = rope_pairing::half_split;
+  std::size_t rotary_dim = 0;  ///< channels that are turned, the first ones of a head
   friend bool operator==(page_geometry const&, page_geometry const&) = default;
 
   std::size_t elements() const { return page_tokens * head_dim; }
@@ -75,8 +79,11 @@ inline page_geometry make_page_geometry(int head_dim, int k_bits, int v_bits, do
 /// The geometry of the pages that an artifact describes.
 template <PackedSpec S>
 page_geometry geometry_for(artifact_info const& info) {
-  return make_page_geometry(info.shape.head_dim, S::key_format::bits, S::value_format::bits, info.outlier_fraction_k,
-                            info.outlier_fraction_v);
+  auto it = make_page_geometry(info.shape.head_dim, S::key_format::bits, S::value_format::bits, info.outlier_fraction_k,
+                               info.outlier_fraction_v);
+  it.pairing = info.shape.rope.pairing;
+  it.rotary_dim = static_cast<std::size_t>(rope(info.shape.rope, info.shape.head_dim).rotary_dim());
+  return it;
 }
 
 /// How many of a sequence's `tokens` are in pages: whole ones behind the sinks, but for the `recent_pages` latest.

@@ -1,0 +1,253 @@
+#pragma once
+/// \file
+/// Decode attention over packed pages by whatever instructions the machine has.
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <type_traits>
+#include <vector>
+
+#include "backends/cpu/angle_list.hpp"
+#include "backends/cpu/isa.hpp"
+#include "backends/cpu/isa/avx512.hpp"
+#include "backends/cpu/kernel/common.hpp"
+#include "backends/cpu/plan.hpp"
+#include "backends/cpu/quad_layout.hpp"
+#include "backends/cpu/tables.hpp"
+#include "kvquant/attend/backend.hpp"
+#include "kvquant/cache/row_major_layout.hpp"
+#include "kvquant/core/scratch_pool.hpp"
+
+namespace kvquant::cpu {
+
+/// What cannot be done with an artifact's model and datatypes.
+inline support supports(artifact_info const& info) {
+  int const d = info.shape.head_dim;
+  if (d < 16 || d > 256 || d % 16 != 0) return {text("head_dim ", d, ", expected a multiple of 16 up to 256")};
+  if (info.keys != key_space::pre_rope) return {"keys quantized after RoPE, expected keys before RoPE"};
+  return {};
+}
+
+/// How codes are multiplied.
+enum class arithmetic {
+  integer,  ///< products of bytes, where codes have 2 to 4 bits
+  floating  ///< pages become floats: exact but for their rounding
+};
+
+template <class S>
+concept QuadSpec = PackedSpec<S> && QuadWidth<S::key_format::bits> && QuadWidth<S::value_format::bits>;
+
+namespace detail {
+template <class S>
+struct layout_for {
+  using type = row_major_layout<S>;
+};
+template <QuadSpec S>
+struct layout_for<S> {
+  using type = quad_layout<S>;
+};
+}  // namespace detail
+
+template <PackedSpec S>
+using page_layout = typename detail::layout_for<S>::type;
+
+/// What one set of instructions offers for one pair of widths.
+struct kernel_set {
+  void (*attend)(split_task const&, kernel_scratch&);
+  void (*build_turns)(layer_tables&, rotation_tables const&);
+};
+
+namespace detail {
+
+template <PackedSpec S, arithmetic Arithmetic>
+kernel_set kernels_for(isa which) {
+  constexpr int k = S::key_format::bits, v = S::value_format::bits;
+#define KVQ_KERNELS_OF(name)                                            \
+  if constexpr (k == 16)                                                \
+    return {name::attend_half_pages, name::build_layer_turns};          \
+  else if constexpr (QuadSpec<S> && Arithmetic == arithmetic::integer)  \
+    return {name::attend_integer_pages<k, v>, name::build_layer_turns}; \
+  else                                                                  \
+    return { name::attend_float_pages, name::build_layer_turns }
+  switch (which) {
+    default: KVQ_KERNELS_OF(avx512);
+  }
+#undef KVQ_KERNELS_OF
+}
+
+/// Pages of one layer as floats.
+template <PackedSpec S>
+class float_pages final : public page_reader {
+ public:
+  float_pages(artifact<S> const& it, int layer, page_geometry const& geometry)
+      : geometry_(geometry), keys_(it.keys(layer)), values_(it.values(layer)) {}
+
+  void read(std::span<std::byte const> bytes, std::size_t kv_head, float* k, float* v) const override {
+    auto const page = pages_.borrow();
+    page->resize(geometry_);
+    page_layout<S>::read(geometry_, bytes, *page);
+    std::size_t const d = geometry_.head_dim;
+    for (std::size_t token = 0; token < page_tokens; ++token) {
+      affine const value_map = affine_of(page->v_ranges[token]);
+      for (std::size_t channel = 0; channel < d; ++channel) {
+        std::size_t const at = token * d + channel;
+        k[at] = keys_.decode(kv_head * d + channel, page->k_codes[at]);
+        v[at] = values_.decode(value_map, page->v_codes[at]);
+      }
+    }
+    for (outlier const it : page->k_slots) k[it.index] += to_float(it.residual);
+    for (outlier const it : page->v_slots) v[it.index] += to_float(it.residual);
+  }
+
+ private:
+  page_geometry geometry_;
+  key_side<typename S::key_format> keys_;
+  value_side<typename S::value_format> values_;
+  mutable scratch_pool<canonical_page<S>> pages_;
+};
+
+template <Format F>
+std::vector<float> decode_levels(typename F::table const& table) {
+  std::vector<float> levels(std::size_t{1} << F::bits);
+  for (std::size_t code = 0; code < levels.size(); ++code)
+    levels[code] = F::decode(table, static_cast<typename F::code_type>(code));
+  return levels;
+}
+
+template <QuadSpec S>
+layer_tables integer_tables(artifact<S> const& it, int layer, page_geometry const& geometry) {
+  auto const keys = it.keys(layer);
+  auto const k = integer_levels_of(decode_levels<typename S::key_format>(keys.table()), key_limit);
+  auto const v = integer_levels_of(decode_levels<typename S::value_format>(it.values(layer).table()), value_limit);
+  layer_tables out;
+  for (std::size_t i = 0; i < out.key_bytes.size(); ++i) {
+    out.key_bytes[i] = static_cast<std::uint8_t>(key_origin + k.multiple[i]);
+    out.value_bytes[i] = static_cast<std::uint8_t>(v.multiple[i]);
+  }
+  out.value_step = v.step;
+  for (std::size_t head = 0; head < static_cast<std::size_t>(it.info.shape.kv_heads); ++head)
+    out.heads.emplace_back(keys, head, geometry, k.step);
+  return out;
+}
+
+}  // namespace detail
+
+template <PackedSpec S, arithmetic Arithmetic = arithmetic::integer>
+class attention {
+ public:
+  /// Throws `unsupported` naming what is missing.
+  explicit attention(artifact<S> const& it, isa which = chosen_isa())
+      : rotation_(checked(it).shape.rope, it.info.shape.head_dim),
+        model_{it.info.shape, geometry_for<S>(it.info), quad_offsets(geometry_for<S>(it.info)),
+               access_of(geometry_for<S>(it.info)), rotation_tables(rotation_, geometry_for<S>(it.info))},
+        kernels_(detail::kernels_for<S, Arithmetic>(which)) {
+    for (int layer = 0; layer < it.info.shape.layers; ++layer) {
+      readers_.push_back(std::make_unique<detail::float_pages<S>>(it, layer, model_.geometry));
+      layers_.emplace_back();
+      if constexpr (QuadSpec<S>) {
+        layers_.back() = detail::integer_tables(it, layer, model_.geometry);
+        if (Arithmetic == arithmetic::integer && policy_for(1).turn_keys)
+          kernels_.build_turns(layers_.back(), model_.rotation);
+      }
+    }
+  }
+
+  void operator()(int layer, std::span<attend_args const> batch, executor_ref executor) const {
+    require(layer >= 0 && layer < model_.shape.layers, errc::bad_value, "attend: layer ", layer, ", expected 0 to ",
+            model_.shape.layers - 1);
+    for (attend_args const& it : batch) validate(it, model_.shape);
+    auto const work = workspaces_.borrow();
+    work->start(executor);
+    for (attend_args const& args : batch) {
+      auto const policy = policy_for(args.q.rows);
+      for (std::size_t row = 0; row < args.q.rows; row += policy.rows_per_block) {
+        work->tasks.add_block({&args, row, std::min(policy.rows_per_block, args.q.rows - row)}, model_.shape,
+                              policy.tiles_per_split);
+        // In waves, so that long prompts need no more memory than one wave's partial results.
+        if (work->tasks.partial_floats >= wave_floats) run_wave(layer, *work, executor);
+      }
+    }
+    run_wave(layer, *work, executor);
+  }
+
+ private:
+  static constexpr std::size_t wave_floats = std::size_t{1} << 22;
+
+  struct workspace {
+    plan tasks;
+    angle_list angles;
+    std::vector<std::array<std::size_t, 3>> angle_starts;  // [splits] by run
+    std::vector<std::unique_ptr<kernel_scratch>> workers;
+
+    void start(executor_ref executor) {
+      while (workers.size() < static_cast<std::size_t>(executor.workers()))
+        workers.push_back(std::make_unique<kernel_scratch>());
+    }
+  };
+
+  static artifact_info const& checked(artifact<S> const& it) {
+    require_supported(supports(it.info), "CPU backend");
+    return it.info;
+  }
+
+  attention_policy policy_for(std::size_t queries) const {
+    return policy_selector{}(
+        {model_.shape, S::key_format::bits, S::value_format::bits, model_.geometry.slot_bytes() > 0, queries});
+  }
+
+  void run_wave(int layer, workspace& work, executor_ref executor) const {
+    plan& tasks = work.tasks;
+    tasks.partials.resize(std::max(tasks.partials.size(), tasks.partial_floats));
+    set_angles(work);
+    executor.parallel_for(tasks.splits.size(), [&](std::size_t task, int worker) {
+      auto const [sinks, pages, tail] = work.angle_starts[task];
+      float const* const angles = work.angles.data();
+      split const& what = tasks.splits[task];
+      kernels_.attend({model_,
+                       layers_[static_cast<std::size_t>(layer)],
+                       what,
+                       readers_[static_cast<std::size_t>(layer)].get(),
+                       {angles + sinks, angles + pages, angles + tail},
+                       tasks.partials.data() + what.partial},
+                      *work.workers[static_cast<std::size_t>(worker)]);
+    });
+    executor.parallel_for(tasks.groups.size(),
+                          [&](std::size_t task, int) { tasks.merge(tasks.groups[task], model_.shape); });
+    tasks.clear();
+  }
+
+  /// Splits of different KV heads, which follow each other, begin at the same tiles.
+  void set_angles(workspace& work) const {
+    work.angles.rewind();
+    work.angle_starts.clear();
+    for (merge_group const& group : work.tasks.groups)
+      for (std::size_t i = group.first_split; i < group.first_split + group.splits; ++i) {
+        split const& it = work.tasks.splits[i];
+        if (it.kv_head > 0) {
+          work.angle_starts.push_back(work.angle_starts[work.angle_starts.size() - group.splits]);
+          continue;
+        }
+        work.angle_starts.emplace_back();
+        it.for_each_run([&](run where, std::size_t first, std::size_t) {
+          attend_args const& args = *it.queries.args;
+          auto const base = static_cast<std::int64_t>(place_of(args.cache, where, first).base);
+          auto const position = static_cast<std::int64_t>(it.queries.position(0));
+          bool const rotated = args.space == query_space::post_rope;
+          work.angle_starts.back()[static_cast<std::size_t>(where)] =
+              work.angles.add(rotation_, model_.rotation, (rotated ? 0 : position) - base, it.queries.rows, args.space);
+        });
+      }
+  }
+
+  rope rotation_;
+  model_tables model_;
+  kernel_set kernels_;
+  std::vector<layer_tables> layers_;                   // [layers]
+  std::vector<std::unique_ptr<page_reader>> readers_;  // [layers]
+  mutable scratch_pool<workspace> workspaces_;
+};
+
+}  // namespace kvquant::cpu

@@ -1,0 +1,77 @@
+#pragma once
+/// \file
+/// Which instructions the kernels use: found once at run time, or named by the user.
+
+#include <array>
+#include <cstdlib>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "kvquant/core/error.hpp"
+
+namespace kvquant::cpu {
+
+/// Fastest first.
+enum class isa {
+  avx512,   ///< with VBMI (byte permutes) and VNNI (dot products of bytes): Ice Lake, Zen 4 and later
+  avx2,     ///< with FMA and F16C: Haswell, Zen and later
+  portable  ///< whatever the compiler was told, through Highway
+};
+
+inline constexpr std::array all_isas{isa::avx512, isa::avx2, isa::portable};
+
+constexpr std::string_view name_of(isa it) {
+  switch (it) {
+    case isa::avx512: return "avx512";
+    case isa::avx2: return "avx2";
+    case isa::portable: return "portable";
+  }
+  return "unknown";
+}
+
+inline bool is_available(isa it) {
+#if defined(__x86_64__)
+  auto const has_avx2 = [] {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  };
+  if (it == isa::avx512)
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
+  if (it == isa::avx2) return has_avx2();
+#endif
+  return it == isa::portable;
+}
+
+/// What this machine can run, fastest first.
+inline std::span<isa const> available_isas() {
+  static auto const found = [] {
+    struct {
+      std::array<isa, all_isas.size()> list{};
+      std::size_t count = 0;
+    } out;
+    for (isa const it : all_isas)
+      if (is_available(it)) out.list[out.count++] = it;
+    return out;
+  }();
+  return std::span(found.list).first(found.count);
+}
+
+/// Throws `unsupported` naming what this machine can run.
+inline isa parse_isa(std::string_view name) {
+  std::string known;
+  for (isa const it : available_isas()) {
+    if (name_of(it) == name) return it;
+    known += (known.empty() ? "" : ", ") + std::string(name_of(it));
+  }
+  throw error{errc::unsupported, text("instructions \"", name, "\", expected one of ", known, " on this machine")};
+}
+
+/// The one that the environment's KVQUANT_ISA names, or the fastest. Throws as `parse_isa` does.
+inline isa chosen_isa() {
+  char const* const forced = std::getenv("KVQUANT_ISA");
+  return forced != nullptr && *forced != '\0' ? parse_isa(forced) : available_isas().front();
+}
+
+}  // namespace kvquant::cpu

@@ -1,0 +1,178 @@
+#pragma once
+/// \file
+/// The words of AVX-512 with VBMI and VNNI, and the kernels made of them.
+
+#if defined(__x86_64__)
+
+#if defined(__GNUC__) && !defined(__clang__)
+// g++ 12 takes the intrinsics' own undefined operands for ours (GCC bug 105593).
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+#else
+#include <immintrin.h>
+#endif
+
+#include "backends/cpu/isa/target.hpp"
+#include "backends/cpu/kernel/common.hpp"
+
+KVQ_TARGET_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni")
+namespace kvquant::cpu::avx512 {
+
+struct floats {
+  __m512 v;
+};  ///< 16
+struct ints {
+  __m512i v;
+};  ///< 16
+struct shorts {
+  __m512i v;
+};  ///< 32 of 16 bits
+struct bytes {
+  __m512i v;
+};  ///< 64
+
+/// Bits of a probability: two parts, the higher of which fills a byte.
+inline constexpr int probability_bits = 15;
+
+inline floats zero() { return {_mm512_setzero_ps()}; }
+inline floats all(float x) { return {_mm512_set1_ps(x)}; }
+inline floats load(float const* p) { return {_mm512_loadu_ps(p)}; }
+inline floats load(half const* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<__m256i const*>(p)))}; }
+/// The residuals of 16 slots.
+inline floats load_residuals(outlier const* p) {
+  return {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_loadu_si512(p), 16)))};
+}
+inline void store(float* p, floats x) { _mm512_storeu_ps(p, x.v); }
+inline floats operator+(floats a, floats b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline floats operator-(floats a, floats b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline floats operator*(floats a, floats b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline floats fma(floats a, floats b, floats c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline floats fms(floats a, floats b, floats c) { return {_mm512_fmsub_ps(a.v, b.v, c.v)}; }
+inline floats max(floats a, floats b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline floats round(floats x) { return {_mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+/// x · 2^n
+inline floats scale_by_power(floats x, floats n) { return {_mm512_scalef_ps(x.v, n.v)}; }
+inline float sum(floats x) { return _mm512_reduce_add_ps(x.v); }
+inline float largest(floats x) { return _mm512_reduce_max_ps(x.v); }
+/// Even and odd elements of two vectors that follow each other.
+inline void separate(floats low, floats high, floats& even, floats& odd) {
+  __m512i const at = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  even = {_mm512_permutex2var_ps(low.v, at, high.v)};
+  odd = {_mm512_permutex2var_ps(low.v, _mm512_add_epi32(at, _mm512_set1_epi32(1)), high.v)};
+}
+
+/// The sums of sixteen vectors.
+inline floats sum_each(float const (*parts)[16]) {
+  // Halves of 16 are added, then of 8, 4 and 2, two vectors at a time; this order leaves the sums in theirs.
+  constexpr int order[16] = {0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15};
+  __m512 x[16];
+  for (int i = 0; i < 16; ++i) x[i] = _mm512_loadu_ps(parts[order[i]]);
+  for (int i = 0; i < 8; ++i)
+    x[i] = _mm512_add_ps(_mm512_shuffle_f32x4(x[i], x[i + 8], 0x44), _mm512_shuffle_f32x4(x[i], x[i + 8], 0xee));
+  for (int i = 0; i < 4; ++i)
+    x[i] = _mm512_add_ps(_mm512_shuffle_f32x4(x[i], x[i + 4], 0x88), _mm512_shuffle_f32x4(x[i], x[i + 4], 0xdd));
+  for (int i = 0; i < 2; ++i) {
+    __m512d const a = _mm512_castps_pd(x[i]), b = _mm512_castps_pd(x[i + 2]);
+    x[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+  }
+  return {_mm512_add_ps(_mm512_shuffle_ps(x[0], x[1], 0x88), _mm512_shuffle_ps(x[0], x[1], 0xdd))};
+}
+
+inline ints zero_ints() { return {_mm512_setzero_si512()}; }
+inline ints rounded(floats x) { return {_mm512_cvtps_epi32(x.v)}; }
+inline floats to_floats(ints x) { return {_mm512_cvtepi32_ps(x.v)}; }
+/// high · 2^7 + low
+inline ints join_parts(ints high, ints low) { return {_mm512_add_epi32(_mm512_slli_epi32(high.v, 7), low.v)}; }
+/// x as two parts, of 7 bits the lower one; [16] each.
+inline void store_parts(ints x, std::uint8_t* high, std::uint8_t* low) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(high), _mm512_cvtepi32_epi8(_mm512_srli_epi32(x.v, 7)));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(low),
+                   _mm512_cvtepi32_epi8(_mm512_and_si512(x.v, _mm512_set1_epi32(127))));
+}
+/// The low 16 bits of each: [16].
+inline void store_low(std::int16_t* p, ints x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(x.v));
+}
+/// The low 8 bits of each, a and b alternating: [16, 2].
+inline void store_low_pairs(std::int8_t* p, ints a, ints b) {
+  __m512i const both =
+      _mm512_ternarylogic_epi32(_mm512_set1_epi32(0xff), a.v, _mm512_slli_epi32(b.v, 8), 0xca);  // mask ? a : b
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(both));
+}
+
+inline bytes load_bytes(void const* p) { return {_mm512_loadu_si512(p)}; }
+inline void store_bytes(void* p, bytes x) { _mm512_storeu_si512(p, x.v); }
+inline shorts load_shorts(void const* p) { return {_mm512_loadu_si512(p)}; }
+inline void store_shorts(void* p, shorts x) { _mm512_storeu_si512(p, x.v); }
+inline bytes repeat_bytes(std::int32_t four) { return {_mm512_set1_epi32(four)}; }
+inline shorts repeat_shorts(std::int32_t two) { return {_mm512_set1_epi32(two)}; }
+inline shorts operator+(shorts a, shorts b) { return {_mm512_add_epi16(a.v, b.v)}; }
+/// Products of unsigned a and signed b, neighbours added.
+inline shorts multiply_pairs(bytes a, bytes b) { return {_mm512_maddubs_epi16(a.v, b.v)}; }
+/// sum + products of neighbours, two at a time.
+inline ints dot(ints sum, shorts a, shorts b) { return {_mm512_dpwssd_epi32(sum.v, a.v, b.v)}; }
+/// sum + products of unsigned a and signed b, four at a time.
+inline ints dot(ints sum, bytes a, bytes b) { return {_mm512_dpbusd_epi32(sum.v, a.v, b.v)}; }
+
+inline void prefetch(void const* p) { _mm_prefetch(static_cast<char const*>(p), _MM_HINT_T0); }
+
+/// A table of 2^Bits bytes for each place of a code in the six bits that a permute looks at; what the other bits are
+/// does not matter.
+template <int Bits>
+struct code_table {
+  static constexpr int places = Bits == 2 ? 3 : Bits == 3 ? 3 : 2;
+  bytes at[places];
+
+  explicit code_table(std::uint8_t const* table) {
+    alignas(64) std::uint8_t entries[places][64];
+    for (unsigned i = 0; i < 64; ++i) {
+      if constexpr (Bits == 4)
+        for (int place = 0; place < 2; ++place) entries[place][i] = table[i >> (2 * place) & 15];
+      if constexpr (Bits == 2)
+        for (int place = 0; place < 3; ++place) entries[place][i] = table[i >> (2 * place) & 3];
+      if constexpr (Bits == 3) {
+        for (int place = 0; place < 2; ++place) entries[place][i] = table[i >> (3 * place) & 7];
+        entries[2][i] = table[(i >> 4 & 3) | (i >> 3 & 1) << 2];
+      }
+    }
+    for (int place = 0; place < places; ++place) at[place] = load_bytes(entries[place]);
+  }
+  bytes look_up(int place, __m512i codes) const { return {_mm512_permutexvar_epi8(codes, at[place].v)}; }
+};
+
+/// What the codes of eight blocks read as; see `eight_blocks.hpp`.
+template <int Bits>
+[[gnu::always_inline]] inline void unpack(std::uint8_t const* packed, code_table<Bits> const& table, bytes* out) {
+  auto const line = [&](int i) { return load_bytes(packed + 64 * i).v; };
+  if constexpr (Bits == 4)
+    for (int i = 0; i < 4; ++i) {
+      out[2 * i] = table.look_up(0, line(i));
+      out[2 * i + 1] = table.look_up(1, _mm512_srli_epi16(line(i), 2));
+    }
+  if constexpr (Bits == 2)
+    for (int i = 0; i < 2; ++i) {
+      for (int place = 0; place < 3; ++place) out[4 * i + place] = table.look_up(place, line(i));
+      out[4 * i + 3] = table.look_up(2, _mm512_srli_epi16(line(i), 2));
+    }
+  if constexpr (Bits == 3) {
+    for (int i = 0; i < 3; ++i)
+      for (int place = 0; place < 2; ++place) out[2 * i + place] = table.look_up(place, line(i));
+    // Bits 4 and 5 of the index: the code's low two; bit 3: its third.
+    __m512i const low_two = _mm512_set1_epi8(0x30);
+    auto const gather = [&](__m512i low, __m512i third) {
+      return table.look_up(2, _mm512_ternarylogic_epi32(low_two, low, third, 0xca));
+    };
+    out[6] = gather(_mm512_srli_epi16(line(0), 2), _mm512_srli_epi16(line(2), 3));
+    out[7] = gather(_mm512_srli_epi16(line(1), 2), _mm512_srli_epi16(line(2), 4));
+  }
+}
+
+#include "backends/cpu/kernel/all.inl"
+
+}  // namespace kvquant::cpu::avx512
+KVQ_TARGET_END
+
+#endif

@@ -1,0 +1,13 @@
+// The kernels, in the namespace and out of the words of the instructions that include this.
+
+#include "backends/cpu/kernel/query.inl"
+
+#include "backends/cpu/kernel/exact_tile.inl"
+
+#include "backends/cpu/kernel/page_keys.inl"
+
+#include "backends/cpu/kernel/page_values.inl"
+
+#include "backends/cpu/kernel/page_slots.inl"
+
+#include "backends/cpu/kernel/split.inl"

@@ -1,0 +1,144 @@
+#pragma once
+/// \file
+/// What the kernels are given, whatever the instructions. The kernels themselves (`*.inl`) are compiled once for each
+/// of them, in its namespace, out of its words.
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <span>
+
+#include "backends/cpu/plan.hpp"
+#include "backends/cpu/tables.hpp"
+#include "backends/cpu/tuning.hpp"
+#include "kvquant/cache/page.hpp"
+#include "kvquant/core/half.hpp"
+
+namespace kvquant::cpu {
+
+/// Queries that go through the inner loops side by side.
+inline constexpr std::size_t largest_together = 4;
+inline constexpr std::size_t group_tokens = largest_group * page_tokens;
+
+/// One query of one head, and what it has seen so far.
+struct alignas(line_bytes) query_state {
+  float a[largest_pairs], b[largest_pairs];  ///< firsts and seconds of its pairs, turned to the base of a tile, scaled
+  float out[largest_head_dim];               ///< Σ p · value, but for the offset
+  float unit[largest_pairs / lanes];         ///< of its 8-bit or 16-bit entries, for each sixteen pairs
+  float offset;                              ///< Σ p · zero: the same for every channel
+  float m, l;                                ///< softmax state
+  std::size_t row, head;                     ///< of the call; of the KV head's group
+};
+
+/// A query's entries as integers: of two pairs, 4 bytes or 2 shorts.
+struct alignas(line_bytes) query_entries {
+  std::int32_t a[largest_pairs / 2], b[largest_pairs / 2];                ///< entries of turned keys, or of key pairs
+  std::int32_t a_offset[largest_pairs / 2], b_offset[largest_pairs / 2];  ///< of key pairs alone
+};
+
+/// Queries that are served together.
+struct alignas(line_bytes) query_chunk {
+  query_state queries[largest_together];
+  float sparse_out[largest_head_dim * largest_together];  ///< Σ p · residual: [head_dim, count]
+  std::size_t count = 0;
+};
+
+/// What one task writes on its way; one for each worker.
+struct alignas(line_bytes) kernel_scratch {
+  line_vector<query_chunk> chunks;
+  query_entries entries[largest_together];
+  float scores[largest_together][group_tokens];                                            ///< then probabilities
+  std::uint8_t high[largest_together][group_tokens], low[largest_together][group_tokens];  ///< probabilities, in parts
+  float by_token[group_tokens * largest_together];          ///< probabilities, [tokens, count]
+  float members[2 * largest_pairs * 2 * largest_together];  ///< of queries, as slots of keys meet them
+  float slots[16];
+  std::int16_t turned_a[page_tokens * largest_pairs], turned_b[page_tokens * largest_pairs];  ///< keys of a page
+  std::int8_t values[page_tokens * largest_head_dim];                                         ///< levels of a page
+  float partial_dots[largest_together][lanes][lanes];
+  float gathered_a[largest_pairs], gathered_b[largest_pairs];
+  line_vector<float> tile_k, tile_v;  ///< [page_tokens, head_dim] of a page as floats
+  key_turns turns;
+};
+
+/// One layer of one model, as kernels read it.
+struct layer_tables {
+  std::vector<key_head> heads;   ///< [kv_heads]
+  std::vector<key_turns> turns;  ///< [kv_heads], or none: built when they are needed
+  std::array<std::uint8_t, 16> key_bytes{};
+  std::array<std::uint8_t, 16> value_bytes{};  ///< two's complement
+  float value_step = 1;
+};
+
+/// One model.
+struct model_tables {
+  model_shape shape;
+  page_geometry geometry;
+  quad_offsets offsets;
+  pair_access access;
+  rotation_tables rotation;
+
+  attention_policy policy_of(attend_args const& args) const {
+    return policy_selector{}({shape, geometry.k_bits, geometry.v_bits, geometry.slot_bytes() > 0, args.q.rows});
+  }
+};
+
+/// Turns one page of a layer into floats, [page_tokens, head_dim] each, residuals added.
+class page_reader {
+ public:
+  page_reader() = default;
+  page_reader(page_reader const&) = delete;
+  page_reader& operator=(page_reader const&) = delete;
+  virtual ~page_reader() = default;
+  virtual void read(std::span<std::byte const> page, std::size_t kv_head, float* k, float* v) const = 0;
+};
+
+/// The task: some tiles of one KV head for consecutive queries of one sequence. `angles(run)`: cos and sin of each
+/// row's position from the base of the first tile that is read of the run, attention factors included.
+struct split_task {
+  model_tables const& model;
+  layer_tables const& layer;
+  split const& what;
+  page_reader const* reader;  ///< for pages that become floats
+  float const* angles[3];     ///< by run: [rows, {cos, sin}, padded(pairs)]
+  float* partials;            ///< m, l, o of every (row, head of the group)
+
+  std::size_t head_dim() const { return model.geometry.head_dim; }
+  std::size_t pairs() const { return head_dim() / 2; }
+  std::size_t group() const { return static_cast<std::size_t>(model.shape.q_heads / model.shape.kv_heads); }
+  attend_args const& args() const { return *what.queries.args; }
+  attention_policy policy() const { return model.policy_of(args()); }
+  layer_view const& cache() const { return args().cache; }
+  std::byte const* page(std::size_t index) const {
+    return cache().page(index, what.kv_head, static_cast<std::size_t>(model.shape.kv_heads)).data();
+  }
+};
+
+/// Touches what will be read next, a few lines at a time, so that it is on its way while something else is computed.
+class read_ahead {
+ public:
+  read_ahead() = default;
+  /// `steps`: how often `step` will be called for each page.
+  read_ahead(std::span<std::byte const* const> pages, std::size_t page_bytes, std::size_t steps)
+      : pages_(pages), page_lines_(page_bytes / line_bytes), lines_((page_lines_ + steps - 1) / steps) {}
+
+  template <class Prefetch>
+  void step(Prefetch&& prefetch) {
+    for (std::size_t i = 0; i < lines_ && page_ < pages_.size(); ++i) {
+      prefetch(pages_[page_] + line_ * line_bytes);
+      if (++line_ == page_lines_) {
+        line_ = 0;
+        ++page_;
+      }
+    }
+  }
+
+ private:
+  std::span<std::byte const* const> pages_;
+  std::size_t page_lines_ = 0, lines_ = 0, page_ = 0, line_ = 0;
+};
+
+}  // namespace kvquant::cpu

@@ -1,0 +1,146 @@
+#pragma once
+/// \file
+/// What kernels read beside pages, all of it constant: angles, and what a code means.
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "backends/cpu/aligned.hpp"
+#include "backends/cpu/quad_layout.hpp"
+#include "kvquant/quantize/key_side.hpp"
+#include "kvquant/rope/rope.hpp"
+
+namespace kvquant::cpu {
+
+/// Channels are met in pairs (`pair_of`), pairs by sixteen; arrays over pairs are padded with zeros to whole vectors.
+inline constexpr std::size_t lanes = 16, largest_head_dim = 256, largest_pairs = largest_head_dim / 2;
+
+inline std::size_t padded(std::size_t pairs) { return (pairs + lanes - 1) / lanes * lanes; }
+
+/// How a vector of pairs is read from a row of channels.
+enum class pair_access {
+  halves,      ///< firsts side by side, seconds half a head further
+  neighbours,  ///< first and second alternate
+  gathered     ///< anything else: one by one
+};
+
+inline pair_access access_of(page_geometry const& geometry) {
+  if (geometry.head_dim % (2 * lanes) != 0) return pair_access::gathered;
+  if (geometry.pairing == rope_pairing::interleaved || geometry.rotary_dim == 0) return pair_access::neighbours;
+  return geometry.rotary_dim == geometry.head_dim ? pair_access::halves : pair_access::gathered;
+}
+
+/// The angles within a page, attention factor apart: those of every page, query and head. Pairs that RoPE leaves alone
+/// have the angle 0.
+struct rotation_tables {
+  /// cos and sin in 16 bits are `unit16` times as large.
+  static constexpr int unit16 = 2047;
+
+  std::size_t pairs, turned;               ///< of a head; those that RoPE turns
+  line_vector<float> cos, sin;             ///< [page_tokens, padded(pairs)]
+  line_vector<float> step_cos, step_sin;   ///< [padded(pairs)] of page_tokens
+  line_vector<float> by_pair;              ///< [pairs, page_tokens, {cos, sin}]
+  line_vector<std::int16_t> cos16, sin16;  ///< [pairs / 2, page_tokens, 2 pairs]
+  float factor;                            ///< attention factor
+
+  rotation_tables(rope const& rotation, page_geometry const& geometry)
+      : pairs(geometry.head_dim / 2),
+        turned(geometry.rotary_dim / 2),
+        cos(page_tokens * padded(pairs), 1),
+        sin(page_tokens * padded(pairs), 0),
+        step_cos(padded(pairs), 1),
+        step_sin(padded(pairs), 0),
+        by_pair(pairs * page_tokens * 2),
+        cos16(pairs * page_tokens),
+        sin16(pairs * page_tokens),
+        factor(static_cast<float>(rotation.attention_factor())) {
+    auto const table = rotation.angle_table<double>(0, page_tokens + 1);
+    for (std::size_t token = 0; token <= page_tokens; ++token)
+      for (std::size_t pair = 0; pair < pairs; ++pair) {
+        bool const turns = pair < turned;
+        double const c = turns ? table[token].cos[pair] / rotation.attention_factor() : 1;
+        double const s = turns ? table[token].sin[pair] / rotation.attention_factor() : 0;
+        set(token, pair, c, s);
+      }
+  }
+
+ private:
+  void set(std::size_t token, std::size_t pair, double c, double s) {
+    auto const as_float = [](double x) { return static_cast<float>(x); };
+    auto const as_int16 = [](double x) { return static_cast<std::int16_t>(std::lround(x * unit16)); };
+    if (token == page_tokens) {
+      step_cos[pair] = as_float(c);
+      step_sin[pair] = as_float(s);
+      return;
+    }
+    cos[token * padded(pairs) + pair] = as_float(c);
+    sin[token * padded(pairs) + pair] = as_float(s);
+    by_pair[(pair * page_tokens + token) * 2] = as_float(c);
+    by_pair[(pair * page_tokens + token) * 2 + 1] = as_float(s);
+    std::size_t const at16 = (pair / 2 * page_tokens + token) * 2 + pair % 2;
+    cos16[at16] = as_int16(c);
+    sin16[at16] = as_int16(s);
+  }
+};
+
+/// Decode levels as whole multiples of a step.
+struct integer_levels {
+  std::array<std::int8_t, 16> multiple{};
+  float step = 1;
+};
+
+/// The nearest multiples of max|level| / `limit`.
+inline integer_levels integer_levels_of(std::span<float const> levels, int limit) {
+  integer_levels out;
+  float largest = 0;
+  for (float const level : levels) largest = std::max(largest, std::fabs(level));
+  if (largest == 0) return out;
+  out.step = largest / static_cast<float>(limit);
+  for (std::size_t i = 0; i < levels.size(); ++i)
+    out.multiple[i] = static_cast<std::int8_t>(std::lround(levels[i] / out.step));
+  return out;
+}
+
+/// Keys are read as 7-bit numbers around 64, values as 8-bit numbers.
+inline constexpr int key_limit = 63, value_limit = 127, key_origin = 64;
+
+/// The keys of one KV head of one layer: k = scale · (u − key_origin) + zero, u = key_origin + multiple.
+struct key_head {
+  line_vector<float> scale_a, scale_b, zero_a, zero_b;  ///< [padded(pairs)], of the first and the second of a pair
+  line_vector<float> reach;                             ///< [padded(pairs)]: no pair of keys is longer
+
+  template <Format F>
+  key_head(key_side<F> const& keys, std::size_t head, page_geometry const& geometry, float step)
+      : scale_a(padded(geometry.head_dim / 2), 0), scale_b(scale_a), zero_a(scale_a), zero_b(scale_a), reach(scale_a) {
+    for (std::size_t pair = 0; pair < geometry.head_dim / 2; ++pair) {
+      auto const [first, second] = pair_of(geometry, pair);
+      affine const a = keys.map(head * geometry.head_dim + first), b = keys.map(head * geometry.head_dim + second);
+      scale_a[pair] = a.scale * step;
+      scale_b[pair] = b.scale * step;
+      zero_a[pair] = a.zero;
+      zero_b[pair] = b.zero;
+      reach[pair] =
+          std::hypot(key_limit * scale_a[pair] + std::fabs(a.zero), key_limit * scale_b[pair] + std::fabs(b.zero));
+    }
+  }
+};
+
+/// For keys that are turned in 16 bits: entries of both keys of a pair into each of its turned keys, by token.
+struct key_turns {
+  line_vector<std::int8_t> a, b;                 ///< [pairs / 2, page_tokens, 2 pairs, {first, second}]
+  line_vector<std::int16_t> a_offset, b_offset;  ///< [pairs / 2, page_tokens, 2 pairs]
+  line_vector<float> unit;                       ///< [padded(pairs)]: a turned key is unit times its 16-bit number
+
+  void resize(std::size_t pairs) {
+    for (auto* it : {&a, &b}) it->resize(pairs * page_tokens * 2);
+    for (auto* it : {&a_offset, &b_offset}) it->resize(pairs * page_tokens);
+    unit.assign(padded(pairs), 0);
+  }
+};
+
+}  // namespace kvquant::cpu

@@ -1,0 +1,30 @@
+#pragma once
+/// \file
+/// Every number that was chosen by measurement.
+
+#include <cstddef>
+
+#include "kvquant/attend/policy.hpp"
+
+namespace kvquant::cpu {
+
+struct attention_policy {
+  std::size_t rows_per_block;   ///< queries of a sequence that one reading of a page serves
+  std::size_t tiles_per_split;  ///< tiles of 64 tokens that one task reads; splits are merged in order
+  std::size_t pages_per_group;  ///< pages whose scores go through one step of the softmax, at most `largest_group`
+  bool turn_keys;               ///< keys to the page's base in 16 bits, instead of the query in 8
+};
+
+inline constexpr std::size_t largest_group = 4;
+
+struct policy_selector {
+  constexpr attention_policy operator()(policy_query const& it) const {
+    auto const group = static_cast<std::size_t>(it.shape.q_heads / it.shape.kv_heads);
+    std::size_t const rows = 64 / group > 0 ? 64 / group : 1;
+    bool const many = group * it.queries > 4;
+    return {rows, 16, many ? std::size_t{1} : std::size_t{2}, group >= 3 || many};
+  }
+};
+static_assert(PolicySelector<policy_selector>);
+
+}  // namespace kvquant::cpu
