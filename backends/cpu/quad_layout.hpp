@@ -45,20 +45,22 @@ struct quad_offsets {
         end(v_slots + it.v_slots * sizeof(outlier)) {}
 };
 
-/// How a key's slot is named: by its pair and which of the two it is, then its token. Neighbours by rising index are
-/// different tokens, so that a kernel does not add to the same score twice in a row.
+/// How a key's slot is named: by which of a pair it is (1 bit), the pair (7 bits), then its token. Neighbours by rising
+/// index are different tokens, so that a kernel does not add to the same score twice in a row.
 struct key_slot {
+  static constexpr std::size_t most_pairs = 128;
   static constexpr std::size_t token(std::size_t index) { return index % page_tokens; }
-  static constexpr std::size_t member(std::size_t index) { return index / page_tokens; }  ///< 2 · pair + {0, 1}
+  static constexpr std::size_t angle(std::size_t index) { return index % (most_pairs * page_tokens); }  ///< pair, token
+  static constexpr std::size_t member(std::size_t index) { return index / page_tokens; }  ///< pair, + most_pairs
   static std::size_t encode(page_geometry const& geometry, std::size_t element) {
     std::size_t const channel = element % geometry.head_dim, turned = geometry.rotary_dim / 2;
     bool const split = channel < 2 * turned && geometry.pairing == rope_pairing::half_split;
-    std::size_t const member = !split ? channel : channel < turned ? 2 * channel : 2 * (channel - turned) + 1;
-    return member * page_tokens + element / geometry.head_dim;
+    std::size_t const pair = !split ? channel / 2 : channel % turned, second = split ? channel / turned : channel % 2;
+    return (second * most_pairs + pair) * page_tokens + element / geometry.head_dim;
   }
   static std::size_t decode(page_geometry const& geometry, std::size_t index) {
-    auto const [first, second] = pair_of(geometry, member(index) / 2);
-    return token(index) * geometry.head_dim + (member(index) % 2 == 0 ? first : second);
+    auto const [first, second] = pair_of(geometry, angle(index) / page_tokens);
+    return token(index) * geometry.head_dim + (member(index) < most_pairs ? first : second);
   }
 };
 /// A value's slot: its token, then its channel, a byte each. Neighbours are different channels.

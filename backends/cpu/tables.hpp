@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -94,16 +95,26 @@ struct integer_levels {
   float step = 1;
 };
 
-/// The nearest multiples of max|level| / `limit`.
+/// The nearest multiples of the step, max|level| over a whole number of at most `limit`, that misses them least.
 inline integer_levels integer_levels_of(std::span<float const> levels, int limit) {
-  integer_levels out;
+  integer_levels best;
   float largest = 0;
   for (float const level : levels) largest = std::max(largest, std::fabs(level));
-  if (largest == 0) return out;
-  out.step = largest / static_cast<float>(limit);
-  for (std::size_t i = 0; i < levels.size(); ++i)
-    out.multiple[i] = static_cast<std::int8_t>(std::lround(levels[i] / out.step));
-  return out;
+  if (largest == 0) return best;
+  double least = std::numeric_limits<double>::infinity();
+  for (int steps = limit; steps > limit / 2; --steps) {
+    integer_levels it{{}, largest / static_cast<float>(steps)};
+    double missed = 0;
+    for (std::size_t i = 0; i < levels.size(); ++i) {
+      it.multiple[i] = static_cast<std::int8_t>(std::lround(levels[i] / it.step));
+      missed += std::pow(double{levels[i]} - double{it.step} * it.multiple[i], 2);
+    }
+    if (missed < least) {
+      least = missed;
+      best = it;
+    }
+  }
+  return best;
 }
 
 /// Keys are read as 7-bit numbers around 64, values as 8-bit numbers.

@@ -22,7 +22,7 @@ struct policy_selector {
     auto const group = static_cast<std::size_t>(it.shape.q_heads / it.shape.kv_heads);
     std::size_t const rows = 64 / group > 0 ? 64 / group : 1;
     bool const many = group * it.queries > 4;
-    return {rows, 16, many ? std::size_t{1} : std::size_t{2}, group >= 3 || many};
+    return {rows, 32, many ? std::size_t{1} : std::size_t{2}, group >= 3 || many};
   }
 };
 static_assert(PolicySelector<policy_selector>);

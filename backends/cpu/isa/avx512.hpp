@@ -81,6 +81,25 @@ inline floats sum_each(float const (*parts)[16]) {
   return {_mm512_add_ps(_mm512_shuffle_ps(x[0], x[1], 0x88), _mm512_shuffle_ps(x[0], x[1], 0xdd))};
 }
 
+/// [16, 4]: the elements of four vectors side by side.
+inline void store_transposed(float* p, floats const (&x)[4]) {
+  __m512d const ab_low = _mm512_castps_pd(_mm512_unpacklo_ps(x[0].v, x[1].v));
+  __m512d const ab_high = _mm512_castps_pd(_mm512_unpackhi_ps(x[0].v, x[1].v));
+  __m512d const cd_low = _mm512_castps_pd(_mm512_unpacklo_ps(x[2].v, x[3].v));
+  __m512d const cd_high = _mm512_castps_pd(_mm512_unpackhi_ps(x[2].v, x[3].v));
+  // Row r holds elements r, 4 + r, 8 + r and 12 + r, in 128 bits each; 4 x 4 of them are transposed.
+  __m512 const r0 = _mm512_castpd_ps(_mm512_unpacklo_pd(ab_low, cd_low));
+  __m512 const r1 = _mm512_castpd_ps(_mm512_unpackhi_pd(ab_low, cd_low));
+  __m512 const r2 = _mm512_castpd_ps(_mm512_unpacklo_pd(ab_high, cd_high));
+  __m512 const r3 = _mm512_castpd_ps(_mm512_unpackhi_pd(ab_high, cd_high));
+  __m512 const r01_even = _mm512_shuffle_f32x4(r0, r1, 0x88), r01_odd = _mm512_shuffle_f32x4(r0, r1, 0xdd);
+  __m512 const r23_even = _mm512_shuffle_f32x4(r2, r3, 0x88), r23_odd = _mm512_shuffle_f32x4(r2, r3, 0xdd);
+  _mm512_storeu_ps(p, _mm512_shuffle_f32x4(r01_even, r23_even, 0x88));
+  _mm512_storeu_ps(p + 16, _mm512_shuffle_f32x4(r01_odd, r23_odd, 0x88));
+  _mm512_storeu_ps(p + 32, _mm512_shuffle_f32x4(r01_even, r23_even, 0xdd));
+  _mm512_storeu_ps(p + 48, _mm512_shuffle_f32x4(r01_odd, r23_odd, 0xdd));
+}
+
 inline ints zero_ints() { return {_mm512_setzero_si512()}; }
 inline ints rounded(floats x) { return {_mm512_cvtps_epi32(x.v)}; }
 inline floats to_floats(ints x) { return {_mm512_cvtepi32_ps(x.v)}; }
@@ -117,8 +136,6 @@ inline ints dot(ints sum, shorts a, shorts b) { return {_mm512_dpwssd_epi32(sum.
 /// sum + products of unsigned a and signed b, four at a time.
 inline ints dot(ints sum, bytes a, bytes b) { return {_mm512_dpbusd_epi32(sum.v, a.v, b.v)}; }
 
-inline void prefetch(void const* p) { _mm_prefetch(static_cast<char const*>(p), _MM_HINT_T0); }
-
 /// A table of 2^Bits bytes for each place of a code in the six bits that a permute looks at; what the other bits are
 /// does not matter.
 template <int Bits>
@@ -145,28 +162,27 @@ struct code_table {
 
 /// What the codes of eight blocks read as; see `eight_blocks.hpp`.
 template <int Bits>
-[[gnu::always_inline]] inline void unpack(std::uint8_t const* packed, code_table<Bits> const& table, bytes* out) {
-  auto const line = [&](int i) { return load_bytes(packed + 64 * i).v; };
+[[gnu::always_inline]] inline void unpack(std::uint8_t const* packed, code_table<Bits> const& table, bytes (&out)[8]) {
+  __m512i lines[Bits];
+  for (int i = 0; i < Bits; ++i) lines[i] = load_bytes(packed + 64 * i).v;
   if constexpr (Bits == 4)
     for (int i = 0; i < 4; ++i) {
-      out[2 * i] = table.look_up(0, line(i));
-      out[2 * i + 1] = table.look_up(1, _mm512_srli_epi16(line(i), 2));
+      out[2 * i] = table.look_up(0, lines[i]);
+      out[2 * i + 1] = table.look_up(1, _mm512_srli_epi16(lines[i], 2));
     }
   if constexpr (Bits == 2)
     for (int i = 0; i < 2; ++i) {
-      for (int place = 0; place < 3; ++place) out[4 * i + place] = table.look_up(place, line(i));
-      out[4 * i + 3] = table.look_up(2, _mm512_srli_epi16(line(i), 2));
+      for (int place = 0; place < 3; ++place) out[4 * i + place] = table.look_up(place, lines[i]);
+      out[4 * i + 3] = table.look_up(2, _mm512_srli_epi16(lines[i], 2));
     }
   if constexpr (Bits == 3) {
     for (int i = 0; i < 3; ++i)
-      for (int place = 0; place < 2; ++place) out[2 * i + place] = table.look_up(place, line(i));
+      for (int place = 0; place < 2; ++place) out[2 * i + place] = table.look_up(place, lines[i]);
     // Bits 4 and 5 of the index: the code's low two; bit 3: its third.
     __m512i const low_two = _mm512_set1_epi8(0x30);
-    auto const gather = [&](__m512i low, __m512i third) {
-      return table.look_up(2, _mm512_ternarylogic_epi32(low_two, low, third, 0xca));
-    };
-    out[6] = gather(_mm512_srli_epi16(line(0), 2), _mm512_srli_epi16(line(2), 3));
-    out[7] = gather(_mm512_srli_epi16(line(1), 2), _mm512_srli_epi16(line(2), 4));
+    __m512i const six = _mm512_srli_epi16(lines[0], 2), seven = _mm512_srli_epi16(lines[1], 2);
+    out[6] = table.look_up(2, _mm512_ternarylogic_epi32(low_two, six, _mm512_srli_epi16(lines[2], 3), 0xca));
+    out[7] = table.look_up(2, _mm512_ternarylogic_epi32(low_two, seven, _mm512_srli_epi16(lines[2], 4), 0xca));
   }
 }
 

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <limits>
 #include <span>
+#include <utility>
 
 #include "backends/cpu/plan.hpp"
 #include "backends/cpu/tables.hpp"
@@ -43,9 +44,12 @@ struct alignas(line_bytes) query_entries {
 /// Queries that are served together.
 struct alignas(line_bytes) query_chunk {
   query_state queries[largest_together];
-  float sparse_out[largest_head_dim * largest_together];  ///< Σ p · residual: [head_dim, count]
+  float sparse_out[largest_head_dim * largest_together];  ///< Σ p · residual: [head_dim, slot_lanes(count)]
   std::size_t count = 0;
 };
+
+/// What slots add goes to one query, or to four side by side.
+constexpr std::size_t slot_lanes(std::size_t queries) { return queries == 1 ? 1 : largest_together; }
 
 /// What one task writes on its way; one for each worker.
 struct alignas(line_bytes) kernel_scratch {
@@ -125,10 +129,10 @@ class read_ahead {
   read_ahead(std::span<std::byte const* const> pages, std::size_t page_bytes, std::size_t steps)
       : pages_(pages), page_lines_(page_bytes / line_bytes), lines_((page_lines_ + steps - 1) / steps) {}
 
-  template <class Prefetch>
-  void step(Prefetch&& prefetch) {
+  void step() {
     for (std::size_t i = 0; i < lines_ && page_ < pages_.size(); ++i) {
-      prefetch(pages_[page_] + line_ * line_bytes);
+      // Into the second level of the cache: the queue of the first is too short for the latency of memory.
+      __builtin_prefetch(pages_[page_] + line_ * line_bytes, 0, 2);
       if (++line_ == page_lines_) {
         line_ = 0;
         ++page_;

@@ -57,7 +57,7 @@ void score_exact_keys(split_task const& task, view2d<T const> k, query_chunk con
           }
         }
       }
-      ahead.step(prefetch);
+      ahead.step();
       for (std::size_t n = 0; n < Queries; ++n) store(scratch.partial_dots[n][t], dots[n]);
     }
     for (std::size_t n = 0; n < Queries; ++n) store(scratch.scores[n] + first, sum_each(scratch.partial_dots[n]));

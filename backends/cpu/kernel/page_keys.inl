@@ -47,54 +47,54 @@ inline void set_pair_entries(query_state const& q, key_head const& keys, std::si
 /// Adds one segment's integer sums to the scores of 64 tokens.
 template <std::size_t Queries>
 inline void add_segment(ints const (&dots)[Queries][4], query_chunk const& chunk, std::size_t segment, float factor,
-                        floats (&sums)[Queries][4]) {
+                        kernel_scratch& scratch, std::size_t first_token) {
   for (std::size_t n = 0; n < Queries; ++n)
-    for (std::size_t i = 0; i < 4; ++i)
-      sums[n][i] = fma(to_floats(dots[n][i]), all(chunk.queries[n].unit[segment] * factor), sums[n][i]);
+    for (std::size_t i = 0; i < 4; ++i) {
+      float* const score = scratch.scores[n] + first_token + lanes * i;
+      floats const before = segment == 0 ? zero() : load(score);
+      store(score, fma(to_floats(dots[n][i]), all(chunk.queries[n].unit[segment] * factor), before));
+    }
 }
 
-template <std::size_t Queries>
-inline void store_scores(floats const (&sums)[Queries][4], kernel_scratch& scratch, std::size_t first_token) {
-  for (std::size_t n = 0; n < Queries; ++n)
-    for (std::size_t i = 0; i < 4; ++i) store(scratch.scores[n] + first_token + lanes * i, sums[n][i]);
+/// `add_chunk(chunk of four pairs, sums)` for each, and the sums of four chunks at a time to the scores.
+template <std::size_t Queries, class AddChunk>
+inline void score_segments(std::size_t chunks, query_chunk const& chunk, float factor, kernel_scratch& scratch,
+                           std::size_t first_token, AddChunk&& add_chunk) {
+  for (std::size_t first = 0; first < chunks; first += segment_chunks) {
+    ints dots[Queries][4];
+    for (auto& of_query : dots)
+      for (ints& it : of_query) it = zero_ints();
+    for (std::size_t at = first; at < std::min(chunks, first + segment_chunks); ++at) add_chunk(at, dots);
+    add_segment(dots, chunk, first / segment_chunks, factor, scratch, first_token);
+  }
 }
 
 template <int Bits, std::size_t Queries>
 void score_by_turned_query(split_task const& task, std::uint8_t const* codes, code_table<Bits> const& table,
                            query_chunk const& chunk, kernel_scratch& scratch, std::size_t first_token,
                            read_ahead& ahead) {
-  rotation_tables const& rotation = task.model.rotation;
-  std::size_t const chunks = task.head_dim() / 8;
-  floats sums[Queries][4];
-  for (auto& of_query : sums)
-    for (floats& it : of_query) it = zero();
-  for (std::size_t first = 0; first < chunks; first += segment_chunks) {
-    ints dots[Queries][4];
-    for (auto& of_query : dots)
-      for (ints& it : of_query) it = zero_ints();
-    for (std::size_t at = first; at < std::min(chunks, first + segment_chunks); ++at) {
-      bytes keys[8];
-      unpack<Bits>(codes + at * packed_block_bytes<Bits>, table, keys);
-      ahead.step(prefetch);
-      for (std::size_t half_chunk = 0; half_chunk < 2; ++half_chunk) {
-        std::size_t const two_pairs = 2 * at + half_chunk;
-        std::int16_t const* const cos = rotation.cos16.data() + two_pairs * 2 * page_tokens;
-        std::int16_t const* const sin = rotation.sin16.data() + two_pairs * 2 * page_tokens;
-        for (std::size_t n = 0; n < Queries; ++n) {
-          query_entries const& q = scratch.entries[n];
-          bytes const a = repeat_bytes(q.a[two_pairs]), b = repeat_bytes(q.b[two_pairs]);
-          shorts const a_offset = repeat_shorts(q.a_offset[two_pairs]), b_offset = repeat_shorts(q.b_offset[two_pairs]);
-          for (std::size_t i = 0; i < 4; ++i) {
-            bytes const k = keys[half_chunk * 4 + i];
-            dots[n][i] = dot(dots[n][i], multiply_pairs(k, a) + a_offset, load_shorts(cos + 32 * i));
-            dots[n][i] = dot(dots[n][i], multiply_pairs(k, b) + b_offset, load_shorts(sin + 32 * i));
+  std::int16_t const* const cos16 = task.model.rotation.cos16.data();
+  std::int16_t const* const sin16 = task.model.rotation.sin16.data();
+  query_entries const* const entries = scratch.entries;
+  constexpr float factor = 1.0f / rotation_tables::unit16;
+  score_segments<Queries>(
+      task.head_dim() / 8, chunk, factor, scratch, first_token, [&](std::size_t at, ints(&dots)[Queries][4]) {
+        ahead.step();
+        bytes keys[8];
+        unpack<Bits>(codes + at * packed_block_bytes<Bits>, table, keys);
+        for (std::size_t block = 0; block < 8; ++block) {
+          std::size_t const two_pairs = 2 * at + block / 4, angles = (two_pairs * 4 + block % 4) * 32;
+          shorts const cos = load_shorts(cos16 + angles), sin = load_shorts(sin16 + angles);
+          for (std::size_t n = 0; n < Queries; ++n) {
+            query_entries const& q = entries[n];
+            shorts const a =
+                multiply_pairs(keys[block], repeat_bytes(q.a[two_pairs])) + repeat_shorts(q.a_offset[two_pairs]);
+            shorts const b =
+                multiply_pairs(keys[block], repeat_bytes(q.b[two_pairs])) + repeat_shorts(q.b_offset[two_pairs]);
+            dots[n][block % 4] = dot(dot(dots[n][block % 4], a, cos), b, sin);
           }
         }
-      }
-    }
-    add_segment(dots, chunk, first / segment_chunks, 1.0f / rotation_tables::unit16, sums);
-  }
-  store_scores(sums, scratch, first_token);
+      });
 }
 
 /// The entries that turn the keys of one head: once for a layer, or once for a task.
@@ -151,65 +151,53 @@ inline turned_block turn_block(bytes keys, key_turns const& turns, std::size_t b
           multiply_pairs(keys, load_bytes(&turns.b[64 * block])) + load_shorts(&turns.b_offset[32 * block])};
 }
 
-/// `keys_at(chunk, blocks)` gives the eight blocks of a chunk.
-template <std::size_t Queries, class KeysAt>
-inline void score_turned_blocks(split_task const& task, query_chunk const& chunk, kernel_scratch& scratch,
-                                std::size_t first_token, KeysAt&& keys_at) {
-  std::size_t const chunks = task.head_dim() / 8;
-  floats sums[Queries][4];
-  for (auto& of_query : sums)
-    for (floats& it : of_query) it = zero();
-  for (std::size_t first = 0; first < chunks; first += segment_chunks) {
-    ints dots[Queries][4];
-    for (auto& of_query : dots)
-      for (ints& it : of_query) it = zero_ints();
-    for (std::size_t at = first; at < std::min(chunks, first + segment_chunks); ++at)
-      keys_at(at, [&](std::size_t i, turned_block const& k) {
-        std::size_t const two_pairs = 2 * at + i / 4;
-        for (std::size_t n = 0; n < Queries; ++n) {
-          query_entries const& q = scratch.entries[n];
-          dots[n][i % 4] = dot(dots[n][i % 4], k.a, repeat_shorts(q.a[two_pairs]));
-          dots[n][i % 4] = dot(dots[n][i % 4], k.b, repeat_shorts(q.b[two_pairs]));
-        }
-      });
-    add_segment(dots, chunk, first / segment_chunks, 1.0f, sums);
-  }
-  store_scores(sums, scratch, first_token);
+template <std::size_t Queries>
+[[gnu::always_inline]] inline void add_turned_block(turned_block const& keys, std::size_t two_pairs, std::size_t part,
+                                                    query_entries const* entries, ints (&dots)[Queries][4]) {
+  for (std::size_t n = 0; n < Queries; ++n)
+    dots[n][part] = dot(dot(dots[n][part], keys.a, repeat_shorts(entries[n].a[two_pairs])), keys.b,
+                        repeat_shorts(entries[n].b[two_pairs]));
 }
 
 template <int Bits, std::size_t Queries>
 void score_turned_keys(split_task const& task, std::uint8_t const* codes, code_table<Bits> const& table,
                        key_turns const& turns, query_chunk const& chunk, kernel_scratch& scratch,
                        std::size_t first_token, read_ahead& ahead) {
-  score_turned_blocks<Queries>(task, chunk, scratch, first_token, [&](std::size_t at, auto&& use) {
-    bytes keys[8];
-    unpack<Bits>(codes + at * packed_block_bytes<Bits>, table, keys);
-    ahead.step(prefetch);
-    for (std::size_t i = 0; i < 8; ++i) use(i, turn_block(keys[i], turns, 8 * at + i));
-  });
+  score_segments<Queries>(
+      task.head_dim() / 8, chunk, 1.0f, scratch, first_token, [&](std::size_t at, ints(&dots)[Queries][4]) {
+        ahead.step();
+        bytes keys[8];
+        unpack<Bits>(codes + at * packed_block_bytes<Bits>, table, keys);
+        for (std::size_t block = 0; block < 8; ++block)
+          add_turned_block<Queries>(turn_block(keys[block], turns, 8 * at + block), 2 * at + block / 4, block % 4,
+                                    scratch.entries, dots);
+      });
 }
 
 /// The same from keys that `turn_page` left in the scratch, for more queries than go through at once.
 template <std::size_t Queries>
 void score_stored_keys(split_task const& task, query_chunk const& chunk, kernel_scratch& scratch) {
-  score_turned_blocks<Queries>(task, chunk, scratch, 0, [&](std::size_t at, auto&& use) {
-    for (std::size_t i = 0; i < 8; ++i)
-      use(i, turned_block{load_shorts(scratch.turned_a + 32 * (8 * at + i)),
-                          load_shorts(scratch.turned_b + 32 * (8 * at + i))});
-  });
+  score_segments<Queries>(
+      task.head_dim() / 8, chunk, 1.0f, scratch, 0, [&](std::size_t at, ints(&dots)[Queries][4]) {
+        for (std::size_t block = 0; block < 8; ++block) {
+          std::size_t const first = 32 * (8 * at + block);
+          add_turned_block<Queries>({load_shorts(scratch.turned_a + first), load_shorts(scratch.turned_b + first)},
+                                    2 * at + block / 4, block % 4, scratch.entries, dots);
+        }
+      });
 }
 
 template <int Bits>
-void turn_page(split_task const& task, std::uint8_t const* codes, code_table<Bits> const& table, key_turns const& turns,
-               kernel_scratch& scratch, read_ahead& ahead) {
+void turn_page(split_task const& task, std::uint8_t const* codes, code_table<Bits> const& table,
+               key_turns const& turns, kernel_scratch& scratch, read_ahead& ahead) {
   for (std::size_t at = 0; at < task.head_dim() / 8; ++at) {
+    ahead.step();
     bytes keys[8];
     unpack<Bits>(codes + at * packed_block_bytes<Bits>, table, keys);
-    ahead.step(prefetch);
-    for (std::size_t i = 0; i < 8; ++i) {
-      auto const [a, b] = turn_block(keys[i], turns, 8 * at + i);
-      store_shorts(scratch.turned_a + 32 * (8 * at + i), a);
-      store_shorts(scratch.turned_b + 32 * (8 * at + i), b);
+    for (std::size_t block = 0; block < 8; ++block) {
+      auto const [a, b] = turn_block(keys[block], turns, 8 * at + block);
+      store_shorts(scratch.turned_a + 32 * (8 * at + block), a);
+      store_shorts(scratch.turned_b + 32 * (8 * at + block), b);
     }
   }
 }

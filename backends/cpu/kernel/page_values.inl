@@ -35,7 +35,8 @@ inline float set_probability_parts(split_task const& task, std::span<std::byte c
   return unit * task.layer.value_step;
 }
 
-/// `Blocks` of sixteen channels, from `first_block` on. `values_at(page, block, half of the page, eight blocks)`.
+/// `Blocks` of sixteen channels, from `first_block` on. `values_at(page, block, half of the page, eight blocks)`
+/// gives the levels of 32 tokens.
 template <std::size_t Queries, std::size_t Blocks, class ValuesAt>
 inline void add_value_blocks(std::size_t pages, std::size_t first_block, float const (&units)[Queries],
                              query_chunk& chunk, kernel_scratch const& scratch, ValuesAt&& values_at) {
@@ -82,10 +83,10 @@ template <int Bits, std::size_t Queries>
 void add_packed_values(split_task const& task, std::span<std::byte const* const> pages, code_table<Bits> const& table,
                        query_chunk& chunk, kernel_scratch& scratch, read_ahead& ahead) {
   add_values<Queries>(task, pages, chunk, scratch,
-                      [&](std::size_t page, std::size_t block, std::size_t half_page, bytes* values) {
+                      [&](std::size_t page, std::size_t block, std::size_t half_page, bytes(&values)[8]) {
                         auto const* const codes = page_bytes_at(pages[page], task.model.offsets.v_codes);
+                        ahead.step();
                         unpack<Bits>(codes + (2 * block + half_page) * packed_block_bytes<Bits>, table, values);
-                        ahead.step(prefetch);
                       });
 }
 
@@ -94,9 +95,9 @@ template <std::size_t Queries>
 void add_stored_values(split_task const& task, std::span<std::byte const* const> page, query_chunk& chunk,
                        kernel_scratch& scratch) {
   add_values<Queries>(task, page, chunk, scratch,
-                      [&](std::size_t, std::size_t block, std::size_t half_page, bytes* values) {
-                        for (std::size_t i = 0; i < 8; ++i)
-                          values[i] = load_bytes(scratch.values + 64 * (8 * (2 * block + half_page) + i));
+                      [&](std::size_t, std::size_t block, std::size_t half_page, bytes(&values)[8]) {
+                        std::int8_t const* const first = scratch.values + 64 * 8 * (2 * block + half_page);
+                        for (std::size_t i = 0; i < 8; ++i) values[i] = load_bytes(first + 64 * i);
                       });
 }
 
@@ -105,9 +106,9 @@ void unpack_values(split_task const& task, std::byte const* page, code_table<Bit
                    kernel_scratch& scratch, read_ahead& ahead) {
   auto const* const codes = page_bytes_at(page, task.model.offsets.v_codes);
   for (std::size_t unit = 0; unit < task.head_dim() / 8; ++unit) {
+    ahead.step();
     bytes values[8];
     unpack<Bits>(codes + unit * packed_block_bytes<Bits>, table, values);
-    ahead.step(prefetch);
     for (std::size_t i = 0; i < 8; ++i) store_bytes(scratch.values + 64 * (8 * unit + i), values[i]);
   }
 }
