@@ -10,6 +10,7 @@
 #include "kvquant/calibrate/artifact.hpp"
 #include "kvquant/calibrate/calibrator.hpp"
 #include "kvquant/calibrate/fit.hpp"
+#include "kvquant/calibrate/passthrough_artifact.hpp"
 #include "kvquant/core/config.hpp"
 #include "kvquant/core/error.hpp"
 #include "kvquant/core/executor.hpp"
