@@ -17,6 +17,7 @@
 #include "kvquant/core/half.hpp"
 #include "kvquant/core/view.hpp"
 #include "kvquant/format/formats.hpp"
+#include "kvquant/format/int8_grid.hpp"
 #include "kvquant/pack/bit_pack.hpp"
 #include "kvquant/quantize/key_side.hpp"
 #include "kvquant/quantize/spec.hpp"
