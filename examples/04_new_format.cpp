@@ -14,6 +14,7 @@ struct power_of_two {
   static constexpr std::string_view name = "pow2_";
   static constexpr int bits = 3;
   static constexpr bool fitted = false;  // its levels do not come from calibration
+  static constexpr bool scaled = true;   // and lie between −1 and 1: a range takes them to where values are
   using code_type = std::uint8_t;
   using table = kvquant::level_table<bits>;
 

@@ -1,10 +1,9 @@
 #include "runtime/cache_engine.hpp"
 
 #include <array>
-#include <utility>
-#include <vector>
 
 #include "backends/cpu/generic/backend.hpp"
+#include "kvquant/calibrate/passthrough_artifact.hpp"
 #include "runtime/artifact_label.hpp"
 
 namespace kvquant::runtime {
@@ -32,15 +31,7 @@ std::unique_ptr<engine> make_cache(std::filesystem::path const& artifact, std::s
 }
 
 std::unique_ptr<engine> make_exact_cache(model_config const& config, std::size_t max_tokens) {
-  using unused = uniform<2>;  // nothing is quantized
-  std::vector<float> const sensitivity(static_cast<std::size_t>(config.kv_channels()), 1.0f);
-  artifact<spec<unused, unused>> it;
-  it.info.spec = spec<unused, unused>::name();
-  it.info.shape = shape_of(config);
-  layer_artifact const layer{std::vector(sensitivity.size(), make_range(-1, 1)), {}, {}, sensitivity, sensitivity};
-  it.layers.assign(static_cast<std::size_t>(config.layers), layer);
-  return make_engine<cpu::generic::backend>(
-      it, {.max_tokens = 0, .sinks = 0, .recent_pages = static_cast<int>(max_tokens / page_tokens)});
+  return make_engine<cpu::generic::backend>(make_passthrough_artifact(shape_of(config)), {.max_tokens = max_tokens});
 }
 
 matrix forward(model const& m, std::span<token_id const> ids, engine_sequence& sequence) {

@@ -23,7 +23,7 @@ std::unique_ptr<engine> make_cache(std::filesystem::path const& artifact, std::s
                                    model_config const& config, std::string const& model_hash,
                                    cache_options const& options);
 
-/// A cache in binary16 throughout: its tail is as long as a sequence of `max_tokens` and nothing is ever sealed.
+/// A cache in binary16 throughout, with pages for `max_tokens`, all sequences together.
 std::unique_ptr<engine> make_exact_cache(model_config const& config, std::size_t max_tokens);
 
 /// The hidden states of tokens that go on a sequence, [T, hidden], each as if they came one by one.

@@ -141,8 +141,8 @@ std::unique_ptr<engine> make_engine(artifact<S> const& it, cache_options const& 
     require_supported(B::supports(it.info), B::name);
     return std::make_unique<detail::engine_of<S, B>>(it, options);
   } else {
-    throw error{errc::unsupported,
-                text(B::name, ": not supported: pages of ", S::name(), ", expected codes of 1 to 8 bits")};
+    throw error{errc::unsupported, text(B::name, ": not supported: pages of ", S::name(),
+                                        ", expected codes of 1 to 8 bits, or f16 on both sides")};
   }
 }
 

@@ -67,7 +67,7 @@ class artifact_simulator final : public simulator {
         affine const map = affine_of(range);
         for (std::size_t channel = 0; channel < token.size(); ++channel)
           token[channel] = side.decode(map, codes[channel]);
-        return range_bits;
+        return value_format::scaled ? range_bits : 0;
       });
     });
   }

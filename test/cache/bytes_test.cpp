@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kvquant/cache/kv_cache.hpp"
+#include "kvquant/calibrate/passthrough_artifact.hpp"
 #include "test/support/column_major_layout.hpp"
 #include "test/support/counting_resource.hpp"
 #include "test/support/small_cache.hpp"
@@ -46,6 +47,16 @@ TEMPLATE_TEST_CASE_SIG("32768 tokens of 1024 channels take at most half a bit mo
   CHECK(bytes.slots >= in_pages / 100 * sizeof(outlier));
   CHECK(bytes.bits_per_element(elements) <= Bits + 0.5);
   CHECK(bytes.bits_per_element(elements) > Bits + 0.4);  // nothing was left out
+}
+
+TEST_CASE("without quantization a page takes 16 bits an element, and no more", "[cache]") {
+  using exact = spec<passthrough, passthrough>;
+  row_major_cache<exact> cache(make_passthrough_artifact(artifact_choice{}.shape), {.max_tokens = 256});
+  sequence const it = sequence_of(cache, small_stream(), 3 * 64);
+  auto const bytes = cache.bytes(it);
+  CHECK(bytes.codes == 2 * 3 * 64 * exact_token);
+  CHECK(bytes.codes == bytes.total() - bytes.tables - bytes.page_table - bytes.slack);
+  CHECK(byte_report{.codes = bytes.codes}.bits_per_element(cache.elements(it)) == 16.0);
 }
 
 TEST_CASE("the parts of a sequence by hand", "[cache]") {

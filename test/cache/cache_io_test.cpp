@@ -75,7 +75,7 @@ struct tiny_places {
   page_geometry geometry = tiny_cache().geometry();
   std::size_t page = 2 * 5 * 32;  // five tokens of 16 keys and 16 values: whole lines
   std::size_t v_ranges = page + geometry.k_code_bytes() + geometry.v_code_bytes();
-  std::size_t k_slots = v_ranges + page_geometry::range_bytes();
+  std::size_t k_slots = v_ranges + geometry.range_bytes();
   std::size_t v_slots = k_slots + geometry.k_slots * sizeof(outlier);
 };
 
@@ -106,6 +106,26 @@ TEST_CASE("a sequence with a re-opened page comes back, and is sealed again to t
   CHECK((contents_of(cache, b) == contents_of(cache, a)));
   append_tokens(cache, b, stream(), cut + more, 5 + 192 - cut - more);
   CHECK((contents_of(cache, b) == contents_of(cache, sequence_of(cache, stream(), 5 + 192))));
+}
+
+TEST_CASE("a sequence in binary16 comes back from its file bit for bit, into any layout", "[cache]") {
+  using exact = spec<passthrough, passthrough>;
+  row_major_cache<exact> rows(small_artifact<exact>(), {.max_tokens = 512});
+  kv_cache<exact, column_major_layout<exact>> columns(small_artifact<exact>(), {.max_tokens = 512});
+  sequence const a = sequence_of(rows, stream(), 1 + 150);
+  bytes const file = saved(rows, a);
+  CHECK((contents_of(rows, loaded(rows, file)) == contents_of(rows, a)));
+  CHECK(saved(columns, loaded(columns, file)) == file);
+
+  sequence_parts parts(file);
+  for (std::size_t const behind : {2u, 2048u + 2}) {  // the last value, the last key
+    CAPTURE(behind);
+    auto damaged = parts;
+    damaged.set(parts.data.size() - behind, std::uint16_t{0x7c00});
+    auto const refused = refusal(rows, damaged.forged());
+    CHECK(refused.code == errc::bad_file);
+    CHECK_THAT(refused.text, says("code 31744") && says("not a finite number"));
+  }
 }
 
 TEST_CASE("a file serves caches of any layout", "[cache]") {

@@ -1,6 +1,7 @@
 #include "kvquant/cache/page_sealer.hpp"
 
 #include <algorithm>
+#include <array>
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <cstddef>
@@ -256,6 +257,37 @@ TEST_CASE("a page decodes to its dense values and its slots' residuals", "[cache
   for (outlier const slot : v_slots) v_rest.data()[slot.index] -= to_float(slot.residual);
   CHECK(k_rest.cwiseAbs().maxCoeff() < 1e-12);
   CHECK(v_rest.cwiseAbs().maxCoeff() < 1e-12);
+}
+
+TEST_CASE("a page of binary16 numbers has the very bits of its tokens, and decodes to them", "[cache]") {
+  using S = spec<passthrough, passthrough>;
+  artifact_choice const choice{.fraction_k = 0.02, .fraction_v = 0.05};
+  token_stream stream(choice.shape, 64);
+  for (auto* const side : {&stream.k[0], &stream.v[0]}) {  // the largest, the smallest, a zero below zero, no outlier
+    auto& x = side->values;
+    std::copy_n(std::array{65504.0f, -65504.0f, 0x1p-24f, -0.0f}.begin(), 4, x.begin());
+    x.back() = 60000;
+  }
+  auto const it = artifact_for<S>(stream, choice);
+  page_sealer<S> const sealer(it, 0, geometry_of(it));
+  exact_page const tokens(stream, 0);
+  for (std::size_t head = 0; head < 2; ++head) {
+    auto const page = sealed(sealer, head, tokens);
+    auto const decoded = reference::decode_page(page, it, 0, static_cast<int>(head));
+    std::size_t differing = 0;
+    for (std::size_t i = 0; i < page.k_codes.size(); ++i) {
+      half const k = tokens.keys()(i / 16, 16 * head + i % 16), v = tokens.values()(i / 16, 16 * head + i % 16);
+      differing += page.k_codes[i] != k.bits || page.v_codes[i] != v.bits;
+      differing += decoded.k.data()[i] != to_float(k) || decoded.v.data()[i] != to_float(v);
+    }
+    CHECK(differing == 0);
+    CHECK((page.k_slots.empty() && page.v_slots.empty()));
+    for (value_range const range : page.v_ranges) CHECK((range.lower.bits == 0 && range.upper.bits == 0));
+    auto mine = sealer.make_worker();
+    mine.page = page;
+    seal(sealer, head, tokens, 17, mine);
+    CHECK((mine.page == page));
+  }
 }
 
 TEST_CASE("a sealer refuses sensitivities that do not fit", "[cache]") {

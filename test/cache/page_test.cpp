@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "kvquant/cache/row_major_layout.hpp"
 #include "test/support/column_major_layout.hpp"
@@ -34,13 +35,32 @@ TEST_CASE("a page of head_dim 128 and 3 bits by hand", "[cache]") {
   CHECK(it.elements() == 8192);
   CHECK(it.k_code_bytes() == 3072);
   CHECK(it.v_code_bytes() == 3072);
-  CHECK(page_geometry::range_bytes() == 256);
+  CHECK(it.range_bytes() == 256);
   // 82 slots a side take 656 bytes of the 704 that end on a line; 12 more fit.
   CHECK(it.k_slots == 88);
   CHECK(it.v_slots == 88);
   CHECK(it.slot_bytes() == 704);
   CHECK(it.used_bytes() == 7104);
   CHECK(it.page_bytes() == 7104);
+}
+
+TEST_CASE("a page of binary16 numbers is these and nothing else, whatever the outlier fraction", "[cache]") {
+  double const fraction = GENERATE(0.0, 0.01, 0.5);
+  auto const it = make_page_geometry(128, 16, 16, fraction, fraction);
+  CHECK(it.is_exact());
+  CHECK(it.page_bytes() == 2 * 2 * 64 * 128);
+  CHECK(it.used_bytes() == it.page_bytes());
+  CHECK(it.range_bytes() == 0);
+  CHECK((it.k_slots == 0 && it.v_slots == 0));
+}
+
+TEST_CASE("pages hold codes of up to 8 bits, or binary16 on both sides", "[cache]") {
+  STATIC_REQUIRE(PackedSpec<spec<uniform<8>, nuq<2>>>);
+  STATIC_REQUIRE(PackedSpec<spec<passthrough, passthrough>>);
+  STATIC_REQUIRE_FALSE(PackedSpec<spec<passthrough, uniform<8>>>);
+  STATIC_REQUIRE_FALSE(PackedSpec<spec<nuq<2>, passthrough>>);
+  for (auto const& [k_bits, v_bits] : {std::pair{16, 8}, {3, 16}, {9, 9}, {15, 15}, {17, 17}, {0, 3}})
+    CHECK(error_of([&, k = k_bits, v = v_bits] { make_page_geometry(16, k, v, 0, 0); }).code == errc::bad_value);
 }
 
 TEST_CASE("codes take exactly their bits, and a page ends with a line that slots fill", "[cache]") {

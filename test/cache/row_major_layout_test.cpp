@@ -15,8 +15,9 @@ using namespace kvquant::test;
 
 namespace {
 
-using written_specs = type_list<spec<nuq<2>, nuq<2>>, spec<nuq<3>, nuq<3>>, spec<nuq<4>, nuq<4>>,
-                                spec<uniform<8>, normal_float<3>>, spec<nuq<2>, uniform<5>>>;
+using written_specs =
+    type_list<spec<nuq<2>, nuq<2>>, spec<nuq<3>, nuq<3>>, spec<nuq<4>, nuq<4>>, spec<uniform<8>, normal_float<3>>,
+              spec<nuq<2>, uniform<5>>, spec<passthrough, passthrough>>;
 
 template <Spec S>
 page_geometry geometry_of(int head_dim, double fraction_k, double fraction_v) {
@@ -85,6 +86,18 @@ TEST_CASE("a row-major page bit by bit", "[cache]") {
   put(384 + 512 + 40, 0x0102);
   put(384 + 512 + 42, 0x0304);
   CHECK(written<row_major_layout<S>>(geometry, page) == expected);
+}
+
+TEST_CASE("a row-major page of binary16 numbers has the keys' bytes, then the values'", "[cache]") {
+  using S = spec<passthrough, passthrough>;
+  auto const geometry = geometry_of<S>(16, 0.01, 0.01);
+  auto const page = random_page<S>(geometry, 6);
+  auto const bytes = written<row_major_layout<S>>(geometry, page);
+  REQUIRE(bytes.size() == 2 * 2 * 1024);
+  for (std::size_t i : {0u, 1u, 1023u}) {
+    CHECK(number_at(bytes, 2 * i) == page.k_codes[i]);
+    CHECK(number_at(bytes, 2 * (1024 + i)) == page.v_codes[i]);
+  }
 }
 
 TEST_CASE("the end of a row-major page's last line is zero", "[cache]") {

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <tuple>
 #include <vector>
 
 #include "test/support/calibrated.hpp"
@@ -63,10 +64,12 @@ std::vector<side_of_layer> all_sides(calibrator const& statistics, artifact<S> c
   return sides;
 }
 
+/// Levels as fitted.
 fit_options with(fit_weights weights, bool q_norm = false) {
   fit_options options = small_fit();
   options.weights = weights;
   options.q_norm = q_norm;
+  options.int8_levels = false;
   return options;
 }
 
@@ -233,6 +236,58 @@ TEST_CASE("Q-Norm gives rounded values the mean and the deviation they had", "[c
               Approx(book.norm.scale * static_cast<double>(book.levels[level]) + book.norm.offset));
     }
   }
+}
+
+/// `most_key_loss`, `most_value_loss`: what the int8 grid may add to the error, as a share of it.
+template <Format F>
+void check_snapped(calibrator const& statistics, double most_key_loss, double most_value_loss) {
+  auto const fitted = fit<spec<F, F>>(statistics, with(fit_weights::fisher)),
+             snapped = fit<spec<F, F>>(statistics, small_fit());
+  for (std::size_t layer = 0; layer < 2; ++layer)
+    for (auto const& [side, limit, most_loss] : {std::tuple{&layer_artifact::key, key_grid_limit, most_key_loss},
+                                                 {&layer_artifact::value, value_grid_limit, most_value_loss}}) {
+      codebook const &before = fitted.layers[layer].*side, &after = snapped.layers[layer].*side;
+      CHECK(int8_grid_of(after.levels, limit).holds_all);
+      CHECK_FALSE(int8_grid_of(before.levels, limit).holds_all);
+      CHECK(after.decode_levels == after.levels);
+      CHECK(std::is_sorted(after.levels.begin(), after.levels.end()));
+      for (std::size_t i = 0; i < before.levels.size(); ++i)
+        CHECK(std::abs(after.levels[i] - before.levels[i]) < 0.51f / static_cast<float>(limit));
+      CHECK(after.objective > before.objective);
+      CHECK(after.objective < (1 + most_loss) * before.objective);
+    }
+}
+
+TEST_CASE("levels on the int8 grid cost little", "[calibrate]") {
+  // A step adds about step² / 12 to a mean squared error that grows fourfold with every bit less.
+  calibrator const statistics = small_calibration();
+  check_snapped<nuq<4>>(statistics, 0.025, 0.01);
+  check_snapped<nuq<3>>(statistics, 0.006, 0.0025);
+  check_snapped<nuq<2>>(statistics, 0.0015, 0.0006);
+}
+
+TEST_CASE("the error of a codebook is that of the levels it reads as", "[calibrate]") {
+  calibrator const statistics = small_calibration();
+  bool const q_norm = GENERATE(false, true);
+  fit_options options = small_fit();
+  options.q_norm = q_norm;
+  auto const it = fit<nuq3_spec>(statistics, options);
+  for (auto const& side : all_sides(statistics, it))
+    CHECK(side.book->objective == Approx(error_of(side.statistics->of(fit_weights::fisher), *side.book)).epsilon(1e-9));
+}
+
+TEST_CASE("with Q-Norm only what codes read as goes to the grid", "[calibrate]") {
+  calibrator const statistics = small_calibration();
+  fit_options options = with(fit_weights::fisher, true);
+  auto const fitted = fit<nuq3_spec>(statistics, options).layers[1].key;
+  options.int8_levels = true;
+  auto const snapped = fit<nuq3_spec>(statistics, options).layers[1].key;
+  CHECK(snapped.levels == fitted.levels);
+  CHECK(snapped.norm.scale == fitted.norm.scale);
+  auto expected = fitted.decode_levels;
+  snap_to_int8_grid(expected, key_grid_limit);
+  CHECK(snapped.decode_levels == expected);
+  CHECK(expected != fitted.decode_levels);
 }
 
 TEST_CASE("fixed formats need key ranges alone", "[calibrate]") {

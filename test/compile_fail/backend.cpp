@@ -38,8 +38,9 @@ template <class S>
 struct whole_layout : layout_without_spec<S> {
   using spec_type = S;
 };
-struct layout_of_wide_codes : whole_layout<some_spec> {
-  using spec_type = spec<passthrough, passthrough>;
+using mixed_spec = spec<passthrough, nuq<3>>;
+struct layout_of_one_exact_side : whole_layout<some_spec> {
+  using spec_type = mixed_spec;
 };
 struct layout_without_name : whole_layout<some_spec> {
   static void name() {}
@@ -136,7 +137,7 @@ static_assert(selects<selector_of_no_plain_value>());
 #elif CASE == 5   // spec_type
 static_assert(lays_out<layout_without_spec<some_spec>>());
 #elif CASE == 6   // PackedSpec
-static_assert(lays_out<layout_of_wide_codes>());
+static_assert(lays_out<layout_of_one_exact_side>());
 #elif CASE == 7   // L::name
 static_assert(lays_out<layout_without_name>());
 #elif CASE == 8   // L::page_bytes(geometry)
@@ -154,7 +155,7 @@ static_assert(attends<some_spec, attention_that_changes>());
 #elif CASE == 14  // attend(layer, batch, executor)
 static_assert(attends<some_spec, attention_of_single_questions>());
 #elif CASE == 15  // PackedSpec
-static_assert(attends<spec<passthrough, passthrough>, whole_attention<spec<passthrough, passthrough>>>());
+static_assert(attends<mixed_spec, whole_attention<mixed_spec>>());
 #elif CASE == 16  // B::name
 static_assert(serves<without_name>());
 #elif CASE == 17  // page_layout

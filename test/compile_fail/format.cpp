@@ -11,6 +11,7 @@ struct whole {
   static constexpr std::string_view name = "sign";
   static constexpr int bits = 1;
   static constexpr bool fitted = false;
+  static constexpr bool scaled = true;
   using code_type = std::uint8_t;
   struct table {};
   static table default_table() { return {}; }
@@ -32,6 +33,9 @@ struct of_no_bits : whole {
 };
 struct wider_than_its_code : whole {
   static constexpr int bits = 9;
+};
+struct scaled_in_words : whole {
+  static constexpr std::string_view scaled = "no";
 };
 struct fitted_without_make_table : whole {
   static constexpr bool fitted = true;
@@ -56,20 +60,22 @@ constexpr int width() {
 static_assert(width<whole>() == 1);
 #if CASE == 1  // encode
 static_assert(width<without_encode>());
-#elif CASE == 2  // decode
+#elif CASE == 2   // decode
 static_assert(width<without_decode>());
-#elif CASE == 3  // name
+#elif CASE == 3   // name
 static_assert(width<without_name>());
-#elif CASE == 4  // bits
+#elif CASE == 4   // bits
 static_assert(width<of_no_bits>());
-#elif CASE == 5  // bits
+#elif CASE == 5   // bits
 static_assert(width<wider_than_its_code>());
-#elif CASE == 6  // make_table
+#elif CASE == 6   // make_table
 static_assert(width<fitted_without_make_table>());
-#elif CASE == 7  // default_table
+#elif CASE == 7   // default_table
 static_assert(width<fixed_without_table>());
-#elif CASE == 8  // code_type
+#elif CASE == 8   // code_type
 static_assert(width<of_signed_codes>());
-#elif CASE == 9  // decode
+#elif CASE == 9   // decode
 static_assert(width<decoding_to_double>());
+#elif CASE == 10  // scaled
+static_assert(width<scaled_in_words>());
 #endif

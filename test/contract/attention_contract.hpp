@@ -19,14 +19,14 @@
 
 namespace kvquant::contract {
 
-/// Every format that codes in levels, and two specs whose sides differ: in width, and in kind.
+/// Every format, and two specs whose sides differ: in width, and in kind.
 using contract_specs =
     type_list<spec<nuq<2>, nuq<2>>, spec<nuq<3>, nuq<3>>, spec<nuq<4>, nuq<4>>,  //
               spec<normal_float<2>, normal_float<2>>, spec<normal_float<3>, normal_float<3>>,
               spec<normal_float<4>, normal_float<4>>, spec<uniform<2>, uniform<2>>, spec<uniform<3>, uniform<3>>,
               spec<uniform<4>, uniform<4>>, spec<uniform<5>, uniform<5>>, spec<uniform<6>, uniform<6>>,
               spec<uniform<7>, uniform<7>>, spec<uniform<8>, uniform<8>>,  //
-              spec<nuq<4>, nuq<2>>, spec<uniform<5>, nuq<3>>>;
+              spec<passthrough, passthrough>, spec<nuq<4>, nuq<2>>, spec<uniform<5>, nuq<3>>>;
 
 /// What single precision is allowed where scores are of ordinary size.
 constexpr double float_tolerance = 1e-5;

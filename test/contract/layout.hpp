@@ -33,7 +33,7 @@ canonical_page<S> random_page(page_geometry const& geometry, std::uint64_t seed)
   canonical_page<S> page(geometry);
   fill_codes(page.k_codes, geometry.k_bits, random);
   fill_codes(page.v_codes, geometry.v_bits, random);
-  for (value_range& range : page.v_ranges)
+  for (value_range& range : std::span(page.v_ranges).first(geometry.range_bytes() / sizeof(value_range)))
     range = {half{static_cast<std::uint16_t>(random() % 0x7c00)}, half{static_cast<std::uint16_t>(random() % 0x7c00)}};
   fill_slots(page.k_slots, geometry.elements(), random);
   fill_slots(page.v_slots, geometry.elements(), random);

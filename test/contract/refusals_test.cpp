@@ -51,7 +51,9 @@ TEST_CASE("a cache refuses keys after RoPE, and the compiler codes that no page 
   auto const refusal = error_of([&] { kv_cache<S, row_major_layout<S>>(it, {.max_tokens = 64}); });
   CHECK(refusal.code == errc::unsupported);
   CHECK_THAT(refusal.text, says("after RoPE"));
-  CHECK_FALSE(PackedSpec<spec<passthrough, passthrough>>);
+  CHECK(PackedSpec<spec<passthrough, passthrough>>);
+  CHECK_FALSE(PackedSpec<spec<passthrough, nuq<3>>>);
+  CHECK_FALSE(PackedSpec<spec<nuq<3>, passthrough>>);
 }
 
 TEST_CASE("a page comes back from its layout as it was", "[contract]") {

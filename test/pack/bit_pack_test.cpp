@@ -51,6 +51,21 @@ std::vector<std::byte> packed(std::vector<std::uint8_t> const& codes) {
 
 }  // namespace
 
+TEST_CASE("codes of 16 bits are their bytes, the lower first, and come back", "[pack]") {
+  std::vector<std::uint16_t> const codes = {0x1234, 0xffff, 0x00ab};
+  std::vector<std::byte> packed(6);
+  pack<16>(codes, packed);
+  CHECK(packed == bytes(std::array{0x34, 0x12, 0xff, 0xff, 0xab, 0x00}));
+  std::vector<std::uint16_t> back(3);
+  unpack<16>(packed, back);
+  CHECK(back == codes);
+  back.pop_back();
+  CHECK_THROWS_AS(pack<16>(back, packed), error);
+  CHECK_THROWS_AS(unpack<16>(packed, back), error);
+  CHECK_NOTHROW(pack<16>({}, {}));
+  CHECK_NOTHROW(unpack<16>({}, {}));
+}
+
 TEMPLATE_LIST_TEST_CASE("packed codes follow the definition and come back, at every length", "[pack]", all_widths) {
   constexpr int bits = TestType::value;
   for (std::size_t count = 0; count <= 200; ++count) {

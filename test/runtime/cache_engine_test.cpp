@@ -58,6 +58,10 @@ std::unique_ptr<engine> cache_for(std::filesystem::path const& path, model_pair 
   return make_cache(path, "cpu-generic", it.model.config(), it.gguf.file().hash(), options);
 }
 
+std::size_t f16_bytes_per_token(model_config const& of) {
+  return 2 * sizeof(half) * static_cast<std::size_t>(of.layers) * static_cast<std::size_t>(of.kv_channels());
+}
+
 TEST_CASE("an exact cache gives the hidden states of a window whose keys and values are binary16") {
   tiny_model shape{.architecture = GENERATE("llama", "qwen2"), .seed = 21};
   std::size_t const tokens = GENERATE(as<std::size_t>(), 1, 64, 65, 300);
@@ -77,7 +81,10 @@ TEST_CASE("an exact cache gives the hidden states of a window whose keys and val
   CHECK(relative_error(hidden, it.model.forward(ids, &hook)) < tolerance);
   CHECK(relative_error(hidden, it.model.forward(ids)) < 1e-2);
   CHECK(sequence->tokens() == tokens);
-  CHECK(sequence->bytes().codes == 0);
+  auto const bytes = sequence->bytes();
+  CHECK(bytes.codes == tokens / page_tokens * page_tokens * f16_bytes_per_token(it.model.config()));
+  CHECK(bytes.codes + bytes.tail == tokens * f16_bytes_per_token(it.model.config()));
+  CHECK(bytes.value_ranges + bytes.slots + bytes.padding + bytes.sinks == 0);
 }
 
 TEST_CASE("an exact cache serves as many tokens as it was made for, token by token") {
@@ -238,10 +245,11 @@ TEST_CASE("an unknown backend is refused with those that there are") {
 
 TEST_CASE("what a backend cannot store is refused by name") {
   model_pair const it({.seed = 32});
-  stored_artifact<spec<passthrough, passthrough>> const sixteen(it);
-  auto const wide = test::error_of([&] { cache_for(sixteen.path, it); });
-  CHECK(wide.code == errc::unsupported);
-  CHECK_THAT(wide.text, test::says("cpu-generic") && test::says("f16") && test::says("codes of 1 to 8 bits"));
+  auto const mixed = artifact_of<spec<passthrough, nuq<3>>>(it);
+  auto const one_exact_side = test::error_of([&] { make_engine<cpu::generic::backend>(mixed, {.max_tokens = 512}); });
+  CHECK(one_exact_side.code == errc::unsupported);
+  CHECK_THAT(one_exact_side.text, test::says("cpu-generic") && test::says("f16/nuq3") &&
+                                      test::says("codes of 1 to 8 bits, or f16 on both sides"));
 
   auto rotated = artifact_of<nuq3>(it);
   rotated.info.keys = key_space::post_rope;

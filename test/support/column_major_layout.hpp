@@ -4,7 +4,6 @@
 /// not notice.
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <cstring>
 #include <span>
@@ -35,8 +34,9 @@ struct column_major_layout {
     put(by_channel(page.v_slots, d));
     put(by_channel(page.k_slots, d));
     std::vector<half> bounds;
-    for (value_range const it : page.v_ranges) bounds.push_back(it.upper);
-    for (value_range const it : page.v_ranges) bounds.push_back(it.lower);
+    auto const ranges = std::span(page.v_ranges).first(geometry.range_bytes() / sizeof(value_range));
+    for (value_range const it : ranges) bounds.push_back(it.upper);
+    for (value_range const it : ranges) bounds.push_back(it.lower);
     put(bounds);
     std::vector<std::byte> packed(geometry.v_code_bytes());
     pack<S::value_format::bits>(transposed(page.v_codes, page_tokens, d), packed);
@@ -55,10 +55,11 @@ struct column_major_layout {
       if (!raw.empty()) std::memcpy(slots->data(), raw.data(), raw.size());
       std::sort(slots->begin(), slots->end(), [](outlier a, outlier b) { return a.index < b.index; });
     }
-    std::array<half, 2 * page_tokens> bounds;
-    std::memcpy(bounds.data(), take(sizeof bounds).data(), sizeof bounds);
-    for (std::size_t token = 0; token < page_tokens; ++token)
-      page.v_ranges[token] = {bounds[page_tokens + token], bounds[token]};
+    std::size_t const ranges = geometry.range_bytes() / sizeof(value_range);
+    std::vector<half> bounds(2 * ranges);
+    auto const raw_bounds = take(geometry.range_bytes());
+    if (!bounds.empty()) std::memcpy(bounds.data(), raw_bounds.data(), raw_bounds.size());
+    for (std::size_t token = 0; token < ranges; ++token) page.v_ranges[token] = {bounds[ranges + token], bounds[token]};
     unpack<S::value_format::bits>(take(geometry.v_code_bytes()), page.v_codes);
     page.v_codes = transposed(page.v_codes, d, page_tokens);
     unpack<S::key_format::bits>(take(geometry.k_code_bytes()), page.k_codes);

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <numeric>
 #include <random>
+#include <span>
 #include <vector>
 
 #include "kvquant/cache/page.hpp"
@@ -22,7 +23,8 @@ canonical_page<S> random_page(page_geometry const& geometry, std::uint64_t seed)
     code = static_cast<typename S::key_format::code_type>(random() % (1u << geometry.k_bits));
   for (auto& code : page.v_codes)
     code = static_cast<typename S::value_format::code_type>(random() % (1u << geometry.v_bits));
-  for (value_range& range : page.v_ranges) range = {{bits()}, {bits()}};
+  for (value_range& range : std::span(page.v_ranges).first(geometry.range_bytes() / sizeof(value_range)))
+    range = {{bits()}, {bits()}};
   std::vector<std::uint16_t> indices(geometry.elements());
   std::iota(indices.begin(), indices.end(), std::uint16_t{0});
   for (auto* const slots : {&page.k_slots, &page.v_slots}) {

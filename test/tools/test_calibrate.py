@@ -222,7 +222,7 @@ class Choices(CalibrateCase):
         self.assertFalse(at_3_bits["q_norm"])
 
     def test_q_norm_restores_moments_by_moving_the_levels_that_codes_read_as(self) -> None:
-        book = read_safetensors(self.calibrate("a.kvq", "--bits", "2", "--q-norm", "on"))
+        book = read_safetensors(self.calibrate("a.kvq", "--bits", "2", "--q-norm", "on", "--levels", "float"))
         layers = json.loads(book[0]["description"])["layers"]
         for side in ("key", "value"):
             encode, decode = book[1][side + ".levels"][1], book[1][side + ".decode_levels"][1]
@@ -230,6 +230,26 @@ class Choices(CalibrateCase):
                 scale, offset = layers[at // 4][side]["q_norm"]
                 self.assertAlmostEqual(after, scale * before + offset, delta=1e-6)
                 self.assertGreater(scale, 1)  # rounding to means shrinks the spread
+
+    def test_levels_are_on_a_grid_of_integers_unless_they_are_to_stay_as_fitted(self) -> None:
+        self.calibrate("int8-{bits}.kvq", "--bits", "4,3,2", "--q-norm", "on", "--stats", "s.stats")
+        for bits in (4, 3, 2):
+            options = ("--bits", str(bits), "--q-norm", "on", "--levels")
+            fitted = read_safetensors(self.calibrate("float.kvq", *options, "float"))[1]
+            chosen = read_safetensors(self.calibrate("chosen.kvq", *options, "int8"))[1]
+            self.succeed("calibrate", "--from-stats", "s.stats", "-o", "again.kvq", "--quiet", *options, "float")
+            self.assertEqual(read_safetensors(self.folder / "again.kvq")[1], fitted)
+            snapped = read_safetensors(self.folder / f"int8-{bits}.kvq")[1]
+            self.assertEqual(snapped, chosen)
+            for side, limit in (("key", 63), ("value", 127)):
+                self.assertEqual(snapped[side + ".levels"], fitted[side + ".levels"])
+                for layer in range(LAYERS):
+                    part = slice(layer * 2**bits, (layer + 1) * 2**bits)
+                    before, after = (it[side + ".decode_levels"][1][part] for it in (fitted, snapped))
+                    step = max(map(abs, before)) / limit
+                    for old, new in zip(before, after):
+                        self.assertAlmostEqual(new, step * round(old / step), delta=1e-6)
+                    self.assertNotEqual(before, after)
 
     def test_every_width_of_every_family(self) -> None:
         for form, widths in (("nuq", "4,3,2"), ("nf", "4,3,2"), ("int", "8,7,6,5,4,3,2")):

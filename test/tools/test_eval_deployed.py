@@ -31,7 +31,7 @@ class Figures(DeployedCase):
         self.assertEqual(self.evaluate(*options, "--mode", "deployed", "--backend", "cpu-generic"), (found, losses))
 
     def test_closer_to_f16_than_when_every_token_is_quantized(self) -> None:
-        self.calibrate("{bits}.kvq", "--bits", "3,2")
+        self.calibrate("{bits}.kvq", "--bits", "3,2", "--q-norm", "off")
         options = ("--artifact", "3.kvq", "--artifact", "2.kvq", "--baseline", "q4_0,int3,int4")
         deployed, simulated = self.deployed(*options), self.deployed(*options, "--mode", "simulated")
         self.assertEqual(list(deployed), list(simulated))
@@ -42,7 +42,7 @@ class Figures(DeployedCase):
                 self.assertGreater(deployed[name]["top1_agreement"], simulated[name]["top1_agreement"])
 
     def test_fewer_bits_are_further_from_f16(self) -> None:
-        self.calibrate("{bits}.kvq", "--bits", "4,3,2")
+        self.calibrate("{bits}.kvq", "--bits", "4,3,2", "--q-norm", "off")
         rows = self.deployed("--artifact", "4.kvq", "--artifact", "3.kvq", "--artifact", "2.kvq")
         for better, worse in (("nuq4-1%", "nuq3-1%"), ("nuq3-1%", "nuq2-1%")):
             self.assertLess(rows[better]["kl_mean"], rows[worse]["kl_mean"])
@@ -91,13 +91,13 @@ class Choices(DeployedCase):
                 self.assertGreater(more[bits], less[bits], less["name"])
 
     def test_until_a_page_is_complete_everything_is_exact(self) -> None:
-        self.calibrate("a.kvq", "--bits", "2")
+        self.calibrate("a.kvq", "--bits", "2", "--q-norm", "off")
         rows = self.rows("--artifact", "a.kvq", "--baseline", "kivi2,int3", "--context", "64")
         for name in ("nuq2-1%", "kivi2", "int3"):
             self.assertLess(rows[name]["kl_mean"], 1e-4)
 
     def test_recent_pages_are_closer_to_f16_and_take_more_bits(self) -> None:
-        self.calibrate("a.kvq", "--bits", "2")
+        self.calibrate("a.kvq", "--bits", "2", "--q-norm", "off")
         options = ("--artifact", "a.kvq", "--baseline", "int3")
         none, one, two, all_pages = (self.deployed(*options, "--recent-pages", pages) for pages in "0124")
         self.assertEqual(list(one), ["f16", "int3, 1 recent page", "nuq2-1%, 1 recent page"])
@@ -109,7 +109,7 @@ class Choices(DeployedCase):
             self.assertLess(all_pages[name + ", 4 recent pages"]["kl_mean"], 1e-4)
 
     def test_unbounded_is_a_row_beside_each_artifact(self) -> None:
-        self.calibrate("{bits}.kvq", "--bits", "3,2")
+        self.calibrate("{bits}.kvq", "--bits", "3,2", "--q-norm", "off")
         rows = self.deployed("--artifact", "3.kvq", "--artifact", "2.kvq", "--unbounded")
         self.assertEqual(list(rows),
                          ["f16", "nuq3-1%", "nuq3-1%, unbounded", "nuq2-1%", "nuq2-1%, unbounded"])

@@ -42,7 +42,7 @@ class Inspect(ToolCase):
         digest = read_safetensors(artifact)[0]["hash"]
         self.assertEqual(lines[:2], [["artifact", "nuq2"], ["hash", digest]])
         for expected in ("model tiny llama", "calibrated on 3 windows x 64 tokens, seed 5", "weights fisher",
-                         "outliers 0.02 of keys, 0.02 of values", "sinks 1", "Q-Norm on",
+                         "outliers 0.02 of keys, 0.02 of values", "sinks 1", "Q-Norm on", "levels int8 of keys, int8 of values",
                          f"shape {LAYERS} layers, 6 query heads, {KV_HEADS} KV heads x 32"):
             self.assertIn(expected.split(), lines)
         self.assertEqual([line[0] for line in lines[-1 - LAYERS:]], ["layer", "0", "1"])
@@ -50,6 +50,7 @@ class Inspect(ToolCase):
     def test_an_artifact_as_json(self) -> None:
         artifact = self.calibrate("a.kvq")
         found = self.succeed_json("inspect", artifact)
+        self.assertEqual((found["key_levels"], found["value_levels"]), ("int8", "int8"))
         self.assertEqual((found["kind"], found["hash"]), ("artifact", read_safetensors(artifact)[0]["hash"]))
         self.assertEqual((found["info"]["spec"], found["info"]["origin"]["model_hash"]),
                          ("nuq3", self.succeed_json("inspect", self.model)["hash"]))
@@ -57,6 +58,12 @@ class Inspect(ToolCase):
         for layer in found["layers"]:
             for side in ("key", "value"):
                 self.assertTrue(0 < layer[side]["objective"] < layer[side]["mass"])
+
+    def test_levels_are_int8_float_or_fixed(self) -> None:
+        for options, expected in ((("--levels", "int8"), "int8"), (("--levels", "float"), "float"),
+                                  (("--format", "nf"), "fixed"), (("--format", "int"), "fixed")):
+            found = self.succeed_json("inspect", self.calibrate("a.kvq", *options))
+            self.assertEqual((found["key_levels"], found["value_levels"]), (expected, expected), options)
 
     def test_statistics(self) -> None:
         self.calibrate("a.kvq", "--stats", "s.stats")

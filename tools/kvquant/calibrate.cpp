@@ -33,6 +33,7 @@ struct calibrate_options {
   fit_weights weights = fit_weights::fisher;
   key_space keys = key_space::pre_rope;
   q_norm_choice q_norm = q_norm_choice::automatic;
+  bool int8_levels = true;
   std::uint64_t seed = 0;
 };
 
@@ -194,8 +195,12 @@ struct calibration {
 /// `auto` asks the model, and only at 2 bits, where rounding shifts moments enough to matter.
 template <Spec S>
 artifact<S> fit_with_q_norm(calibrate_options const& options, calibration const& from) {
-  fit_options how{from.saved.shape, from.saved.keys, options.weights, options.q_norm == q_norm_choice::on,
-                  from.saved.origin};
+  fit_options how{.shape = from.saved.shape,
+                  .keys = from.saved.keys,
+                  .weights = options.weights,
+                  .q_norm = options.q_norm == q_norm_choice::on,
+                  .int8_levels = options.int8_levels,
+                  .origin = from.saved.origin};
   artifact<S> plain = fit<S>(from.saved.statistics, how);
   bool const try_both = options.q_norm == q_norm_choice::automatic && S::key_format::fitted &&
                         S::key_format::bits <= 2 && from.model != nullptr;
@@ -352,6 +357,9 @@ void add_calibrate(CLI::App& app) {
       *command, "--q-norm", options->q_norm,
       "decode levels with the moments restored; auto: where it lowers the loss at 2 bits",
       {{"auto", q_norm_choice::automatic}, {"on", q_norm_choice::on}, {"off", q_norm_choice::off}});
+  add_choice<bool>(*command, "--levels", options->int8_levels,
+                   "fitted levels that codes read as: rounded so that integers hold them exactly, or as fitted",
+                   {{"int8", true}, {"float", false}});
   command->add_option("--seed", options->seed, "of the windows' starts")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();

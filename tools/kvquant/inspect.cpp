@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <fstream>
@@ -9,6 +10,7 @@
 #include "kvquant/calibrate/artifact_io.hpp"
 #include "kvquant/calibrate/statistics_io.hpp"
 #include "kvquant/core/error.hpp"
+#include "kvquant/format/int8_grid.hpp"
 #include "tools/kvquant/common.hpp"
 
 namespace kvquant::tool {
@@ -98,6 +100,16 @@ std::string decibels(codebook const& it) {
   return it.mass > 0 && it.objective > 0 ? fmt::format("{:.2f}", 10 * std::log10(it.objective / it.mass)) : "-";
 }
 
+/// Whether integers hold the levels of a side exactly, in every layer.
+template <Format F>
+std::string kind_of_levels(std::vector<layer_artifact> const& layers, codebook layer_artifact::*side, int limit) {
+  if (!F::fitted) return "fixed";
+  bool const are_int8 = F::bits <= 4 && std::all_of(layers.begin(), layers.end(), [&](layer_artifact const& layer) {
+                          return int8_grid_of((layer.*side).decode_levels, limit).holds_all;
+                        });
+  return are_int8 ? "int8" : "float";
+}
+
 nlohmann::json layer_json(layer_artifact const& layer) { return {{"key", layer.key}, {"value", layer.value}}; }
 
 void inspect_artifact(inspect_options const& options, safetensors_file const& file) {
@@ -112,15 +124,26 @@ void inspect_artifact(inspect_options const& options, safetensors_file const& fi
                {"Q-Norm", info.q_norm ? "on" : "off"}});
   table layers = {{"layer", "keys, dB", "outliers, %", "values, dB", "outliers, %"}};
   nlohmann::json reports = nlohmann::json::array();
+  std::string key_levels, value_levels;
   visit_spec(info.spec, [&]<class S>(std::type_identity<S>) {
-    for (layer_artifact const& layer : read_artifact<S>(file).layers) {
+    artifact<S> const it = read_artifact<S>(file);
+    key_levels = kind_of_levels<typename S::key_format>(it.layers, &layer_artifact::key, key_grid_limit);
+    value_levels = kind_of_levels<typename S::value_format>(it.layers, &layer_artifact::value, value_grid_limit);
+    rows.push_back({"levels", fmt::format("{} of keys, {} of values", key_levels, value_levels)});
+    for (layer_artifact const& layer : it.layers) {
       layers.push_back({std::to_string(reports.size()), decibels(layer.key),
                         fmt::format("{:.3f}", 100 * layer.key.outlier_rate), decibels(layer.value),
                         fmt::format("{:.3f}", 100 * layer.value.outlier_rate)});
       reports.push_back(layer_json(layer));
     }
   });
-  show(options, rows, {{"kind", "artifact"}, {"hash", info.hash}, {"info", info}, {"layers", reports}});
+  show(options, rows,
+       {{"kind", "artifact"},
+        {"hash", info.hash},
+        {"info", info},
+        {"key_levels", key_levels},
+        {"value_levels", value_levels},
+        {"layers", reports}});
   if (!options.common.quiet) print_table(layers);
 }
 

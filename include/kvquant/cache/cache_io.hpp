@@ -197,8 +197,18 @@ inline void require_finite(std::span<half const> values, char const* what) {
     require(std::isfinite(to_float(x)), errc::bad_file, what, " hold a value that is not finite");
 }
 
+template <Format F>
+void require_finite_codes(std::vector<typename F::code_type> const& codes) {
+  if constexpr (!F::scaled)
+    for (auto const code : codes)
+      require(std::isfinite(F::decode(F::default_table(), code)), errc::bad_file, "a page has the code ", code,
+              ", which is not a finite number");
+}
+
 template <PackedSpec S>
 void require_sound(canonical_page<S> const& page, page_geometry const& geometry) {
+  require_finite_codes<typename S::key_format>(page.k_codes);
+  require_finite_codes<typename S::value_format>(page.v_codes);
   for (value_range const it : page.v_ranges)
     require(std::isfinite(it.low()) && std::isfinite(it.high()) && it.low() <= it.high(), errc::bad_file,
             "a page has the value range [", it.low(), ", ", it.high(), "], expected finite bounds, lower <= upper");

@@ -315,7 +315,7 @@ template <class S, class Layout>
 byte_report kv_cache<S, Layout>::bytes_of_blocks(std::size_t blocks) const {
   std::size_t const pages = blocks * kv_heads_;
   return {.codes = pages * (geometry_.k_code_bytes() + geometry_.v_code_bytes()),
-          .value_ranges = pages * page_geometry::range_bytes(),
+          .value_ranges = pages * geometry_.range_bytes(),
           .slots = pages * geometry_.slot_bytes(),
           .padding = pages * (page_bytes_ - geometry_.used_bytes())};
 }

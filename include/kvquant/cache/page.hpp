@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <span>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "kvquant/calibrate/artifact.hpp"
@@ -29,14 +30,19 @@ inline constexpr std::size_t page_tokens = 64;
 /// What a page's size is a multiple of, and where it starts: a line of the machine's memory.
 inline constexpr std::size_t page_alignment = 64;
 
-/// What can be packed: codes of at most 8 bits.
+/// What can be packed: codes of at most 8 bits, or binary16 numbers as they are (`passthrough`).
+template <class F>
+concept PackedFormat = Format<F> && std::bool_constant<(F::scaled ? F::bits <= 8 : F::bits == 16)>::value;
+
+/// Keys and values are both scaled, or neither.
 template <class S>
-concept PackedSpec = Spec<S> &&(S::key_format::bits <= 8) && (S::value_format::bits <= 8);
+concept PackedSpec = Spec<S> && PackedFormat<typename S::key_format> && PackedFormat<typename S::value_format> &&
+    std::bool_constant<(S::key_format::scaled == S::value_format::scaled)>::value;
 
 /// The sizes of a page's parts. Keys and values have `elements()` codes each, row-major [page_tokens, head_dim].
 struct page_geometry {
   std::size_t head_dim = 0;
-  int k_bits = 0, v_bits = 0;  ///< per code
+  int k_bits = 0, v_bits = 0;  ///< per code; 16 on both sides: values as they are, without ranges and slots
   std::size_t k_slots = 0,
               v_slots = 0;  ///< sparse elements, each an `outlier` whose index is token · head_dim + channel
   /// Which channels RoPE turns together, for layouts that keep them side by side.
@@ -44,10 +50,11 @@ struct page_geometry {
   std::size_t rotary_dim = 0;  ///< channels that are turned, the first ones of a head
   friend bool operator==(page_geometry const&, page_geometry const&) = default;
 
+  bool is_exact() const { return k_bits == 16 && v_bits == 16; }
   std::size_t elements() const { return page_tokens * head_dim; }
   std::size_t k_code_bytes() const { return elements() / 8 * static_cast<std::size_t>(k_bits); }
   std::size_t v_code_bytes() const { return elements() / 8 * static_cast<std::size_t>(v_bits); }
-  static constexpr std::size_t range_bytes() { return page_tokens * sizeof(value_range); }
+  std::size_t range_bytes() const { return is_exact() ? 0 : page_tokens * sizeof(value_range); }
   std::size_t slot_bytes() const { return (k_slots + v_slots) * sizeof(outlier); }
   std::size_t used_bytes() const { return k_code_bytes() + v_code_bytes() + range_bytes() + slot_bytes(); }
   /// A multiple of `page_alignment`.
@@ -55,17 +62,18 @@ struct page_geometry {
 };
 
 /// round(fraction · elements) slots a side; what is left of the last line becomes slots too, for the sides that have
-/// any and need more. Throws `bad_shape` for a head_dim that is no multiple of 16 or above 256, `bad_value` for
-/// fractions outside [0, 1).
+/// any and need more. Codes of 16 bits have no slots. Throws `bad_shape` for a head_dim that is no multiple of 16 or
+/// above 256, `bad_value` for fractions outside [0, 1).
 inline page_geometry make_page_geometry(int head_dim, int k_bits, int v_bits, double fraction_k, double fraction_v) {
   require(head_dim >= 16 && head_dim <= 256 && head_dim % 16 == 0, errc::bad_shape, "page: head_dim is ", head_dim,
           ", expected a multiple of 16 up to 256");
-  for (int const bits : {k_bits, v_bits})
-    require(bits >= 1 && bits <= 8, errc::bad_value, "page: codes of ", bits, " bits, expected 1 to 8");
   page_geometry it{.head_dim = static_cast<std::size_t>(head_dim), .k_bits = k_bits, .v_bits = v_bits};
+  for (int const bits : {k_bits, v_bits})
+    require(it.is_exact() || (bits >= 1 && bits <= 8), errc::bad_value, "page: codes of ", bits,
+            " bits, expected 1 to 8, or 16 on both sides");
   auto const slots = [&](double fraction) {
     require(fraction >= 0 && fraction < 1, errc::bad_value, "page: outlier fraction ", fraction, ", expected [0, 1)");
-    return static_cast<std::size_t>(std::llround(fraction * static_cast<double>(it.elements())));
+    return it.is_exact() ? 0 : static_cast<std::size_t>(std::llround(fraction * static_cast<double>(it.elements())));
   };
   it.k_slots = slots(fraction_k);
   it.v_slots = slots(fraction_v);
@@ -98,10 +106,10 @@ struct canonical_page {
   using key_code = typename S::key_format::code_type;
   using value_code = typename S::value_format::code_type;
 
-  std::vector<key_code> k_codes;    ///< [page_tokens, head_dim]
-  std::vector<value_code> v_codes;  ///< [page_tokens, head_dim]
-  std::array<value_range, page_tokens> v_ranges{};
-  std::vector<outlier> k_slots, v_slots;  ///< [slots of the geometry], by rising index, each index once
+  std::vector<key_code> k_codes;                    ///< [page_tokens, head_dim]
+  std::vector<value_code> v_codes;                  ///< [page_tokens, head_dim]
+  std::array<value_range, page_tokens> v_ranges{};  ///< zeros where the geometry has none
+  std::vector<outlier> k_slots, v_slots;            ///< [slots of the geometry], by rising index, each index once
 
   canonical_page() = default;
   explicit canonical_page(page_geometry const& geometry) { resize(geometry); }

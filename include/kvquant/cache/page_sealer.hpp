@@ -88,8 +88,9 @@ class page_sealer {
     return {values_.make_selector(), std::vector<float>(keys_.channels()), {}, canonical_page<S>(geometry_)};
   }
 
-  /// The range of one token's values, [kv_channels], over all KV heads.
+  /// The range of one token's values, [kv_channels], over all KV heads; zeros where the format has none.
   value_range range_of(std::span<half const> token, worker& mine) const {
+    if constexpr (!S::value_format::scaled) return {};
     std::transform(token.begin(), token.end(), mine.token.begin(), [](half x) { return to_float(x); });
     return mine.ranks.select(mine.token);
   }

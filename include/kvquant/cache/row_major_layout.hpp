@@ -33,7 +33,7 @@ struct row_major_layout {
       auto const next = [&](std::size_t bytes) { return page.subspan(std::exchange(at, at + bytes), bytes); };
       k_codes = next(geometry.k_code_bytes());
       v_codes = next(geometry.v_code_bytes());
-      v_ranges = next(page_geometry::range_bytes());
+      v_ranges = next(geometry.range_bytes());
       k_slots = next(geometry.k_slots * sizeof(outlier));
       v_slots = next(geometry.v_slots * sizeof(outlier));
       padding = page.subspan(at);
@@ -46,7 +46,7 @@ struct row_major_layout {
     parts<std::byte> const to(geometry, bytes);
     pack<S::key_format::bits>(page.k_codes, to.k_codes);
     pack<S::value_format::bits>(page.v_codes, to.v_codes);
-    copy(std::as_bytes(std::span(page.v_ranges)), to.v_ranges);
+    copy(std::as_bytes(std::span(page.v_ranges)).first(geometry.range_bytes()), to.v_ranges);
     copy(std::as_bytes(std::span(page.k_slots)), to.k_slots);
     copy(std::as_bytes(std::span(page.v_slots)), to.v_slots);
     std::fill(to.padding.begin(), to.padding.end(), std::byte{0});
@@ -56,7 +56,7 @@ struct row_major_layout {
     parts<std::byte const> const from(geometry, bytes);
     unpack<S::key_format::bits>(from.k_codes, page.k_codes);
     unpack<S::value_format::bits>(from.v_codes, page.v_codes);
-    copy(from.v_ranges, std::as_writable_bytes(std::span(page.v_ranges)));
+    copy(from.v_ranges, std::as_writable_bytes(std::span(page.v_ranges)).first(geometry.range_bytes()));
     copy(from.k_slots, std::as_writable_bytes(std::span(page.k_slots)));
     copy(from.v_slots, std::as_writable_bytes(std::span(page.v_slots)));
   }

@@ -12,6 +12,7 @@
 #include "kvquant/calibrate/calibrator.hpp"
 #include "kvquant/calibrate/kmeans.hpp"
 #include "kvquant/core/error.hpp"
+#include "kvquant/format/int8_grid.hpp"
 
 namespace kvquant {
 
@@ -20,6 +21,7 @@ struct fit_options {
   key_space keys = key_space::pre_rope;  ///< where the observed keys were taken
   fit_weights weights = fit_weights::fisher;
   bool q_norm = false;
+  bool int8_levels = true;  ///< round what codes of up to 4 bits read as to an `int8_grid`
   provenance origin = {};
 };
 
@@ -65,7 +67,7 @@ q_norm q_norm_of(histogram const& values, typename F::table const& table) {
 }
 
 template <Format F>
-codebook fit_codebook(side_statistics const& side, fit_options const& options) {
+codebook fit_codebook(side_statistics const& side, fit_options const& options, int grid_limit) {
   histogram const& values = side.of(options.weights);
   codebook book;
   book.mass = values.total().mass;
@@ -78,6 +80,8 @@ codebook fit_codebook(side_statistics const& side, fit_options const& options) {
       book.norm = q_norm_of<F>(values, table_of<F>(book));
       for (float& level : book.decode_levels) level = static_cast<float>(book.norm.apply(level));
     }
+    if (options.int8_levels && F::bits <= 4) snap_to_int8_grid(book.decode_levels, grid_limit);
+    if (!options.q_norm) book.levels = book.decode_levels;
   }
   book.objective = weighted_error<F>(values, table_of<F>(book));
   return book;
@@ -125,8 +129,8 @@ artifact<S> fit(calibrator const& statistics, fit_options const& options) {
                  {}};
   for (layer_statistics const& layer : statistics.layers()) {
     detail::require_statistics<S>(layer, result.layers.size(), options.weights);
-    result.layers.push_back({layer.key_ranges, detail::fit_codebook<key_format>(layer.key, options),
-                             detail::fit_codebook<value_format>(layer.value, options),
+    result.layers.push_back({layer.key_ranges, detail::fit_codebook<key_format>(layer.key, options, key_grid_limit),
+                             detail::fit_codebook<value_format>(layer.value, options, value_grid_limit),
                              detail::to_floats(layer.key.sensitivity), detail::to_floats(layer.value.sensitivity)});
   }
   return result;

@@ -9,13 +9,16 @@
 
 namespace kvquant {
 
-/// The constants of a datatype. Its name, as in "nuq3", is `name` followed by `bits`.
+/// The constants of a datatype. Its name, as in "nuq3", is `name` followed by `bits`. `fitted`: its levels come from
+/// calibration. `scaled`: a code stands for a number between −1 and 1, which a range takes to where the values are; if
+/// not, for the value itself, and the value has no range and no outliers.
 template <class F>
 concept HasNameAndWidth = requires {
   { F::name } -> std::convertible_to<std::string_view>;
   { F::bits } -> std::convertible_to<int>;
   requires std::bool_constant<(F::bits >= 1 && F::bits <= 16)>::value;
   { F::fitted } -> std::convertible_to<bool>;
+  { F::scaled } -> std::convertible_to<bool>;
 };
 
 /// Codes are unsigned and tables plain bytes, so that both can be stored, sent, and read by a device.

@@ -69,6 +69,7 @@ struct normal_float {
   static constexpr std::string_view name = "nf";
   static constexpr int bits = Bits;
   static constexpr bool fitted = false;
+  static constexpr bool scaled = true;
   using code_type = std::uint8_t;
   using table = level_table<Bits>;
 

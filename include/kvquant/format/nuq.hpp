@@ -17,6 +17,7 @@ struct nuq {
   static constexpr std::string_view name = "nuq";
   static constexpr int bits = Bits;
   static constexpr bool fitted = true;
+  static constexpr bool scaled = true;
   using code_type = std::uint8_t;
   using table = level_table<Bits>;
 

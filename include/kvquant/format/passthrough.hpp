@@ -16,6 +16,7 @@ struct passthrough {
   static constexpr std::string_view name = "f";
   static constexpr int bits = 16;
   static constexpr bool fitted = false;
+  static constexpr bool scaled = false;
   using code_type = std::uint16_t;
   struct table {};
 

@@ -30,6 +30,7 @@ struct uniform {
   static constexpr std::string_view name = "int";
   static constexpr int bits = Bits;
   static constexpr bool fitted = false;
+  static constexpr bool scaled = true;
   using code_type = std::uint8_t;
   using table = level_table<Bits>;
 

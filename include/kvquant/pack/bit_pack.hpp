@@ -2,9 +2,11 @@
 /// \file
 /// Codes of `Bits` bits without gaps: code i takes the bits [i · Bits, (i + 1) · Bits) of a stream whose bit b is bit
 /// b % 8 (0 the least significant) of byte b / 8. Eight codes fill `Bits` bytes; the bits after the last code are zero.
+/// Unpacked, codes of up to 8 bits are bytes. Those of 16 bits are copied as the machine, little-endian, has them.
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
 
 #include "kvquant/core/error.hpp"
@@ -13,6 +15,8 @@ namespace kvquant {
 
 template <int Bits>
 concept CodeWidth = Bits >= 1 && Bits <= 8;
+template <int Bits>
+concept WideCodeWidth = Bits == 16;
 
 /// ceil(codes · Bits / 8), which fits for every number of codes.
 template <int Bits>
@@ -97,7 +101,25 @@ constexpr void unpack(std::span<std::byte const> packed, std::span<std::uint8_t>
   detail::store_little_endian(detail::spread<Bits>(last), codes.data() + 8 * groups, rest);
 }
 
-/// Code `i` of what `pack` wrote. Throws `bad_shape` where `packed` has no such bits.
+/// Throws `bad_shape` unless there are two bytes for each code.
+template <int Bits>
+  requires WideCodeWidth<Bits>
+inline void pack(std::span<std::uint16_t const> codes, std::span<std::byte> packed) {
+  require(packed.size() == codes.size_bytes(), errc::bad_shape, "pack: ", packed.size(), " bytes for ", codes.size(),
+          " codes of 16 bits, expected ", codes.size_bytes());
+  if (!codes.empty()) std::memcpy(packed.data(), codes.data(), packed.size());
+}
+
+/// The inverse of `pack`.
+template <int Bits>
+  requires WideCodeWidth<Bits>
+inline void unpack(std::span<std::byte const> packed, std::span<std::uint16_t> codes) {
+  require(packed.size() == codes.size_bytes(), errc::bad_shape, "unpack: ", packed.size(), " bytes for ", codes.size(),
+          " codes of 16 bits, expected ", codes.size_bytes());
+  if (!codes.empty()) std::memcpy(codes.data(), packed.data(), packed.size());
+}
+
+/// Code `i` of what `pack` wrote from bytes. Throws `bad_shape` where `packed` has no such bits.
 template <int Bits>
   requires CodeWidth<Bits>
 constexpr std::uint8_t code_at(std::span<std::byte const> packed, std::size_t i) {

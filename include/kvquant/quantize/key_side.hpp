@@ -16,7 +16,7 @@
 
 namespace kvquant {
 
-/// Quantizes key channels to `x̂ = scale_c · level[code] + zero_c`.
+/// Quantizes key channels to `x̂ = scale_c · level[code] + zero_c`; formats that are not `scaled` take them as they are.
 template <Format F>
 class key_side {
  public:
@@ -25,14 +25,14 @@ class key_side {
 
   /// `ranges`: [channels], beyond which a value is an outlier if `keep_outliers`.
   key_side(std::span<value_range const> ranges, typename F::table const& table, bool keep_outliers)
-      : table_(table), keep_outliers_(keep_outliers) {
+      : table_(table), keep_outliers_(F::scaled && keep_outliers) {
     require(!ranges.empty() && ranges.size() <= 0x10000, errc::bad_shape, "keys: ", ranges.size(),
             " channels, expected 1 to 65536");
     channels_.reserve(ranges.size());
     for (value_range const range : ranges) {
       require(range.low() <= range.high(), errc::bad_value, "keys: channel ", channels_.size(), " has the range [",
               range.low(), ", ", range.high(), "], expected lower <= upper");
-      channels_.push_back({affine_of(range), range.low(), range.high()});
+      channels_.push_back({F::scaled ? affine_of(range) : affine{}, range.low(), range.high()});
     }
   }
 

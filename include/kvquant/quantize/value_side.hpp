@@ -57,7 +57,8 @@ class rank_selector {
   std::vector<std::uint16_t> order_;
 };
 
-/// Quantizes tokens to `x̂ = scale_t · level[code] + zero_t`.
+/// Quantizes tokens to `x̂ = scale_t · level[code] + zero_t`; formats that are not `scaled` take them as they are,
+/// whatever the map.
 template <Format F>
 class value_side {
  public:
@@ -65,22 +66,26 @@ class value_side {
   using code_type = typename F::code_type;
 
   value_side(std::size_t channels, typename F::table const& table, double outlier_fraction)
-      : table_(table), selector_(channels, outlier_fraction) {}
+      : table_(table), selector_(channels, F::scaled ? outlier_fraction : 0) {}
 
   std::size_t channels() const { return selector_.channels(); }
   std::size_t bytes() const { return sizeof(*this) + channels() * sizeof(std::uint16_t); }
   typename F::table const& table() const { return table_; }
 
-  code_type encode(affine map, float x) const { return F::encode(table_, map.normalise(x)); }
-  float decode(affine map, code_type code) const { return map.restore(F::decode(table_, code)); }
+  code_type encode(affine map, float x) const { return F::encode(table_, F::scaled ? map.normalise(x) : x); }
+  float decode(affine map, code_type code) const {
+    float const x = F::decode(table_, code);
+    return F::scaled ? map.restore(x) : x;
+  }
 
   /// One token: `codes` [channels]; `sink(outlier)` for the smallest by rising channel, then the largest. Returns the
-  /// token's range. `selector` is a copy of `make_selector()` that no other thread uses. Throws as `key_side` does.
+  /// token's range, zeros where the format has none. `selector` is a copy of `make_selector()` that no other thread
+  /// uses. Throws as `key_side` does.
   template <class Sink>
   value_range quantize(std::span<float const> token, std::span<code_type> codes, rank_selector& selector,
                        Sink&& sink) const {
     require_storable(token, codes.size(), channels(), "values");
-    value_range const range = selector.select(token);
+    value_range const range = F::scaled ? selector.select(token) : value_range{};
     affine const map = affine_of(range);
     for (std::size_t channel = 0; channel < token.size(); ++channel) codes[channel] = encode(map, token[channel]);
     for (auto const channels : {selector.smallest(), selector.largest()})

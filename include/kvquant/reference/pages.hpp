@@ -43,7 +43,7 @@ keys_and_values decode_page(canonical_page<S> const& page, artifact<S> const& it
     for (Eigen::Index c = 0; c < d; ++c) {
       auto const at = static_cast<std::size_t>(t * d + c);
       affine const k_map = keys.map(static_cast<std::size_t>(head * d + c));
-      affine const v_map = affine_of(page.v_ranges[static_cast<std::size_t>(t)]);
+      affine const v_map = S::value_format::scaled ? affine_of(page.v_ranges[static_cast<std::size_t>(t)]) : affine{};
       out.k(t, c) = double{k_map.scale} * k_levels(page.k_codes[at]) + double{k_map.zero};
       out.v(t, c) = double{v_map.scale} * v_levels(page.v_codes[at]) + double{v_map.zero};
     }
