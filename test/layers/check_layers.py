@@ -42,9 +42,10 @@ LAYERS = closure({
     "engine.hpp": BACKENDS + TRANSPORTS + ["kvquant.hpp"],
     "runtime": ["engine.hpp"],
     "adapters": ["engine.hpp"],
-    "tools": ["runtime"],
+    "measure": ["engine.hpp"],
+    "tools": ["runtime", "measure"],
     "examples": ["runtime"],
-    "bench": ["runtime"],
+    "bench": ["runtime", "measure"],
     "test": ["runtime", "tools", "bench", "adapters"],
 })
 
@@ -149,7 +150,7 @@ def check_line(root: pathlib.Path, path: str, line: str) -> Iterator[str]:
 
 
 def sources(root: pathlib.Path) -> Iterator[pathlib.Path]:
-    for folder in ("include", "backends", "runtime", "adapters", "tools", "examples", "bench", "test"):
+    for folder in ("include", "backends", "runtime", "adapters", "measure", "tools", "examples", "bench", "test"):
         yield from (file for file in sorted((root / folder).rglob("*")) if file.suffix in SOURCE_SUFFIXES)
 
 

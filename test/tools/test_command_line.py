@@ -7,7 +7,7 @@ import subprocess
 
 from tool_case import KVQUANT, ToolCase, main
 
-SUBCOMMANDS = ("calibrate", "eval", "generate", "inspect", "tokenize")
+SUBCOMMANDS = ("bench", "calibrate", "eval", "generate", "inspect", "tokenize")
 
 
 class Usage(ToolCase):
