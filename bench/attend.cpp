@@ -12,32 +12,22 @@
 #include <string>
 #include <vector>
 
-#include "backends/cpu/thread_pool.hpp"
+#include "bench/support/bandwidth.hpp"
 #include "measure/attention.hpp"
-#include "measure/roof.hpp"
 
 namespace {
 
 using namespace kvquant;
 using measure::attention_results, measure::job;
 
-double bandwidth_of(int threads) {
-  static std::map<int, double> known;
-  auto const [it, is_new] = known.try_emplace(threads);
-  if (is_new) {
-    cpu::thread_pool pool(threads);
-    it->second = measure::read_bandwidth(pool);
-  }
-  return it->second;
-}
-
 /// Of all formats of a job, when the first of them is asked for.
 attention_results const& results_of(job const& what) {
   static std::map<std::string, attention_results> known;
   auto const [it, is_new] = known.try_emplace(to_string(what));
   if (is_new)
-    it->second = measure::measure_attention(what, measure::default_formats(),
-                                            {.working_set = measure::cold_working_set()}, bandwidth_of(what.threads));
+    it->second =
+        measure::measure_attention(what, measure::default_formats(), {.working_set = measure::cold_working_set()},
+                                   bench::bandwidth_of(what.threads));
   return it->second;
 }
 
