@@ -60,7 +60,7 @@ void add(job const& what) {
 void add_all() {
   for (model_shape const& shape : measure::default_shapes())
     for (char const* const context : {"256", "1K", "4K", "8K", "16K", "32K", "128K"})
-      for (std::size_t const batch : {1, 16})
+      for (std::size_t const batch : {1u, 16u})
         for (int const threads : {1, 2})
           add({.shape = shape, .context = measure::parse_context(context), .batch = batch, .threads = threads});
 }

@@ -38,16 +38,18 @@ class subject_of final : public attention_subject {
   using cache_type = kv_cache<S, layout>;
 
   subject_of(job const& what, format_choice const& format, int layers)
-      : tokens_(distinct_tokens, static_cast<std::size_t>(what.shape.kv_channels())),
+      : what_(what),
+        tokens_(distinct_tokens, static_cast<std::size_t>(what.shape.kv_channels())),
         artifact_(make_measured_artifact<S>(with_layers(what.shape, layers), format, tokens_.keys())),
         cache_(artifact_, {.max_tokens = what.batch * what.context, .sinks = static_cast<int>(sink_tokens)}),
         attention_(artifact_),
-        queries_(what.batch, static_cast<std::size_t>(what.shape.q_heads * what.shape.head_dim), 7),
+        queries_(what.batch,
+                 static_cast<std::size_t>(what.shape.q_heads) * static_cast<std::size_t>(what.shape.head_dim), 7),
         out_(queries_.k.size()),
         args_(what.batch) {
     auto const canonical =
         quantized_pages(make_measured_artifact<S>(with_layers(what.shape, 1), format, tokens_.keys()));
-    for (std::size_t item = 0; item < what.batch; ++item) sequences_.push_back(filled(what.context, canonical));
+    for (std::size_t item = 0; item < what.batch; ++item) sequences_.push_back(filled(canonical));
   }
 
   void attend(int layer, executor_ref executor) override {
@@ -61,7 +63,7 @@ class subject_of final : public attention_subject {
   double relative_error(executor_ref executor) override {
     int const layer = artifact_.info.shape.layers - 1, kv_heads = artifact_.info.shape.kv_heads;
     attend(layer, executor);
-    std::size_t const affordable = std::max<std::size_t>(checked_tokens / sequences_.back().tokens(), 1);
+    std::size_t const affordable = std::max<std::size_t>(checked_tokens / what_.tokens(), 1);
     int const first = kv_heads - static_cast<int>(std::min(affordable, cache_.kv_heads()));
     double error = 0, norm = 0;
     for (int head = first; head < kv_heads; ++head) {
@@ -89,7 +91,7 @@ class subject_of final : public attention_subject {
     return pages;
   }
 
-  sequence filled(std::size_t context, std::vector<canonical_page<S>> const& pages) {
+  sequence filled(std::vector<canonical_page<S>> const& pages) {
     auto const exact = [&](int, bool, view2d<half> k, view2d<half> v) {
       for (auto const& [from, to] : {std::pair{tokens_.keys(), k}, std::pair{tokens_.values(), v}})
         for (std::size_t row = 0; row < to.rows; ++row)
@@ -98,14 +100,14 @@ class subject_of final : public attention_subject {
     auto const page = [&](int layer, std::size_t index, std::size_t head, canonical_page<S>& to) {
       to = pages[(static_cast<std::size_t>(layer) + index) % distinct_pages * cache_.kv_heads() + head];
     };
-    return cache_.assemble(sink_tokens + context + tail_tokens, context, exact, page);
+    return cache_.assemble(what_.tokens(), what_.context, exact, page);
   }
 
   /// The outputs of the query heads that read KV head `head`, of the last sequence: [1, group · head_dim].
   reference::matrix expected_of(int layer, int head) const {
     model_shape one_head = artifact_.info.shape;
     one_head.q_heads /= std::exchange(one_head.kv_heads, 1);
-    auto const width = static_cast<std::size_t>(one_head.q_heads * one_head.head_dim);
+    auto const width = static_cast<std::size_t>(one_head.q_heads) * static_cast<std::size_t>(one_head.head_dim);
     auto const q =
         queries_.keys().middle_rows(queries_.tokens - 1, 1).middle_cols(static_cast<std::size_t>(head) * width, width);
     auto const held = reference::read_head(cache_, artifact_, sequences_.back(), layer, head);
@@ -116,6 +118,7 @@ class subject_of final : public attention_subject {
         .out;
   }
 
+  job what_;
   random_tokens tokens_;
   artifact<S> artifact_;
   cache_type cache_;

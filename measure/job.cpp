@@ -29,7 +29,7 @@ model_shape parse_shape(std::string_view text) {
             "\", expected query heads/KV heads/channels of a head, as in 32/8/128");
     rest.remove_prefix(i + 1 < parts.size() ? end + 1 : end);
   }
-  model_shape const shape{.layers = 1, .q_heads = parts[0], .kv_heads = parts[1], .head_dim = parts[2], .rope = {}};
+  model_shape shape{.layers = 1, .q_heads = parts[0], .kv_heads = parts[1], .head_dim = parts[2], .rope = {}};
   validate(shape);
   make_page_geometry(shape.head_dim, 1, 1, 0, 0);  // throws for heads that pages cannot hold
   return shape;

@@ -69,7 +69,7 @@ class ggml_subject {
         type_(type),
         channels_(static_cast<std::size_t>(what.shape.kv_channels())),
         input_(what.tokens(), channels_),
-        query_(1, static_cast<std::size_t>(what.shape.q_heads * what.shape.head_dim), 7),
+        query_(1, static_cast<std::size_t>(what.shape.q_heads) * static_cast<std::size_t>(what.shape.head_dim), 7),
         k_(stored(type, input_.k, channels_)),
         v_(stored(type, input_.v, channels_)) {
     std::size_t const layers = std::max<std::size_t>((measure::cold_working_set() + bytes() - 1) / bytes(), 1);
@@ -94,7 +94,7 @@ class ggml_subject {
     one_head.rope.enabled = false;
     int const head = std::exchange(one_head.kv_heads, 1) - 1;
     one_head.q_heads /= head + 1;
-    auto const width = static_cast<std::size_t>(one_head.q_heads * one_head.head_dim);
+    auto const width = static_cast<std::size_t>(one_head.q_heads) * static_cast<std::size_t>(one_head.head_dim);
     std::vector<std::int64_t> positions(what_.tokens());
     std::iota(positions.begin(), positions.end(), std::int64_t{0});
     auto const mine = [&](view2d<float const> all) {

@@ -92,7 +92,7 @@ class Attend(ToolCase):
     def test_help(self) -> None:
         for name in ("attend", "seal"):
             said = self.succeed("bench", name, "--help")
-            for option in ("--json", "--isa", *ISAS):
+            for option in ("--isa", *ISAS):
                 self.assertIn(option, said)
 
 
