@@ -11,9 +11,9 @@
 #include <string>
 #include <vector>
 
-#include "bench/support/roof.hpp"
 #include "kvquant/kvquant.hpp"
 #include "kvquant/reference/quantize.hpp"
+#include "measure/roof.hpp"
 
 namespace {
 
@@ -116,7 +116,7 @@ class comparison {
 
 double f16_seconds() {
   std::vector<half> out(elements);
-  return bench::median_seconds([&] {
+  return measure::median_seconds([&] {
     for (std::size_t i = 0; i < elements; ++i) out[i] = to_half(rows().data[i]);
     benchmark::DoNotOptimize(out.data());
   });
@@ -125,7 +125,7 @@ double f16_seconds() {
 void report(state& st) {
   using benchmark::Counter;
   constexpr std::size_t bytes = elements * sizeof(half);
-  static double const copy = bench::copy_seconds(bytes), f16 = f16_seconds();
+  static double const copy = measure::copy_seconds(bytes), f16 = f16_seconds();
   st.SetBytesProcessed(static_cast<std::int64_t>(st.iterations()) * static_cast<std::int64_t>(bytes));
   st.counters["of_copy"] = Counter(copy, Counter::kIsIterationInvariantRate);
   st.counters["to_f16"] = Counter(f16, Counter::kIsIterationInvariantRate | Counter::kInvert);

@@ -42,9 +42,10 @@ LAYERS = closure({
     "engine.hpp": BACKENDS + TRANSPORTS + ["kvquant.hpp"],
     "runtime": ["engine.hpp"],
     "adapters": ["engine.hpp"],
-    "tools": ["runtime"],
+    "measure": ["engine.hpp"],
+    "tools": ["runtime", "measure"],
     "examples": ["runtime"],
-    "bench": ["runtime"],
+    "bench": ["runtime", "measure"],
     "test": ["runtime", "tools", "bench", "adapters"],
 })
 
@@ -74,6 +75,7 @@ FOREIGN = [
     Foreign("fmt", ["fmt/*"], ["tools/*", "bench/*"]),
     Foreign("Catch2", ["catch2/*"], ["test/*"]),
     Foreign("Google Benchmark", ["benchmark/*"], ["bench/*"]),
+    Foreign("ggml", ["ggml*.h"], ["bench/baseline/*"]),
     # Whatever else has a folder or a suffix in its name is not C++'s own; the library has no use for it.
     Foreign("standard library only", ["*/*", "*.*"], ["backends/*", "runtime/*", "adapters/*", "tools/*", "examples/*",
                                                       "bench/*", "test/*"]),
@@ -149,7 +151,7 @@ def check_line(root: pathlib.Path, path: str, line: str) -> Iterator[str]:
 
 
 def sources(root: pathlib.Path) -> Iterator[pathlib.Path]:
-    for folder in ("include", "backends", "runtime", "adapters", "tools", "examples", "bench", "test"):
+    for folder in ("include", "backends", "runtime", "adapters", "measure", "tools", "examples", "bench", "test"):
         yield from (file for file in sorted((root / folder).rglob("*")) if file.suffix in SOURCE_SUFFIXES)
 
 

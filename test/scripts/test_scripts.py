@@ -19,6 +19,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(SCRIPTS))
 
 import demo_report  # noqa: E402
+import roofline  # noqa: E402
 import tally  # noqa: E402
 from split_text import split_text  # noqa: E402
 
@@ -307,6 +308,40 @@ class Demo(Workshop):
     def test_a_missing_file_and_a_wrong_option_end_with_2(self) -> None:
         self.assertEqual(self.run_script("demo", "--model", "absent.gguf").returncode, 2)
         self.assertEqual(self.run_script("demo", "--modell", "x").returncode, 2)
+
+
+class Roofline(Workshop):
+    CASE = {"name": "2/1/32 64, batch 1, 2 threads, nuq4", "format": "nuq4", "bytes": 4096, "seconds_per_call": 1e-6}
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.found, self.plot = self.root / "found.json", self.root / "found.svg"
+
+    def run_on(self, content: str) -> subprocess.CompletedProcess:
+        self.found.write_text(content)
+        return self.run_script("roofline.py", str(self.found), "-o", str(self.plot))
+
+    def test_says_which_package_is_missing(self) -> None:
+        (self.root / "scripts" / "matplotlib.py").write_text("raise ModuleNotFoundError(name='matplotlib')\n")
+        done = self.run_on(json.dumps({"cases": [self.CASE]}))
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stderr, r"\Aroofline.py: matplotlib is missing: [^\n]*python3-matplotlib\n\Z")
+
+    def test_refuses_what_is_no_report(self) -> None:
+        for content in ("", "[]", "{}", '{"cases": []}', '{"cases": [{"gbps": 1}]}'):
+            done = self.run_on(content)
+            self.assertEqual(done.returncode, 1, content)
+            self.assertRegex(done.stderr, r"\Aroofline.py: [^\n]+found.json: [^\n]+\n\Z")
+        self.assertFalse(self.plot.exists())
+
+    def test_reads_threads_from_a_name(self) -> None:
+        self.assertEqual(roofline.threads_of(self.CASE["name"]), 2)
+
+    @unittest.skipUnless(importlib.util.find_spec("matplotlib"), "matplotlib is not installed")
+    def test_plots(self) -> None:
+        roofline.plot({"backend": "cpu", "bandwidth_gbps": {"2": 20.0}, "cases": [self.CASE]}, self.plot)
+        for said in ("nuq4", "20.0 GB/s, 2 threads"):
+            self.assertIn(said, self.plot.read_text())
 
 
 if __name__ == "__main__":

@@ -17,11 +17,15 @@
 
 namespace kvquant::tool {
 
-void add_common(CLI::App& command, common_options& options) {
+void add_outputs(CLI::App& command, common_options& options) {
   command.add_option("--json", options.json, "write what the table shows to this file")->type_name("FILE");
+  command.add_flag("--quiet", options.quiet, "no progress bar, no table");
+}
+
+void add_common(CLI::App& command, common_options& options) {
+  add_outputs(command, options);
   command.add_option("--threads", options.threads, "worker threads; 0: one per hardware thread")
       ->check(CLI::Range(0, 1024));
-  command.add_flag("--quiet", options.quiet, "no progress bar, no table");
 }
 
 void add_backend(CLI::App& command, std::string& chosen) {

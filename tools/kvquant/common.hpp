@@ -28,6 +28,8 @@ struct common_options {
   bool quiet = false;
 };
 void add_common(CLI::App& command, common_options& options);
+/// The same without `--threads`.
+void add_outputs(CLI::App& command, common_options& options);
 
 /// An option that names one of `choices`.
 template <class T>
@@ -102,6 +104,7 @@ void check_outputs(std::vector<std::string> const& outputs, std::vector<std::str
 void write_json(std::string const& path, nlohmann::json const& value);
 
 /// Adds the subcommand to `app`.
+void add_bench(CLI::App& app);
 void add_calibrate(CLI::App& app);
 void add_eval(CLI::App& app);
 void add_generate(CLI::App& app);

@@ -13,10 +13,11 @@
 int main(int argc, char** argv) {
   CLI::App app(
       "KV-cache quantization: calibrate a model, measure what fewer bits do to it, generate on it, look inside "
-      "the files.",
+      "the files, time the kernels.",
       "kvquant");
   app.set_version_flag("--version", KVQUANT_VERSION);
   app.require_subcommand(0, 1);  // a word that names none is complained of before none is
+  kvquant::tool::add_bench(app);
   kvquant::tool::add_calibrate(app);
   kvquant::tool::add_eval(app);
   kvquant::tool::add_generate(app);

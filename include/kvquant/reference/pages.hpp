@@ -52,35 +52,49 @@ keys_and_values decode_page(canonical_page<S> const& page, artifact<S> const& it
   return out;
 }
 
-/// All that one layer of a sequence holds, as attention should read it: [tokens, kv_channels].
+/// All that one layer of a sequence holds of KV head `head`, as attention should read it: [tokens, head_dim].
 template <class Cache>
-keys_and_values read_layer(Cache const& cache, artifact<typename Cache::spec_type> const& it, sequence const& of,
-                           int layer) {
+keys_and_values read_head(Cache const& cache, artifact<typename Cache::spec_type> const& it, sequence const& of,
+                          int layer, int head) {
   layer_view const view = cache.view(of, layer);
-  auto const tokens = static_cast<Eigen::Index>(view.tokens()), channels = Eigen::Index{it.info.shape.kv_channels()};
-  keys_and_values out{matrix(tokens, channels), matrix(tokens, channels)};
+  Eigen::Index const d = it.info.shape.head_dim;
+  auto const tokens = static_cast<Eigen::Index>(view.tokens());
+  keys_and_values out{matrix(tokens, d), matrix(tokens, d)};
   auto const copy_exact = [&](view2d<half const> rows, matrix& to, std::size_t first) {
-    for (std::size_t t = 0; t < rows.rows; ++t)
-      for (std::size_t c = 0; c < rows.cols; ++c)
-        to(static_cast<Eigen::Index>(first + t), static_cast<Eigen::Index>(c)) = to_float(rows(t, c));
+    auto const mine = rows.middle_cols(static_cast<std::size_t>(head * d), static_cast<std::size_t>(d));
+    for (std::size_t t = 0; t < mine.rows; ++t)
+      for (std::size_t c = 0; c < mine.cols; ++c)
+        to(static_cast<Eigen::Index>(first + t), static_cast<Eigen::Index>(c)) = to_float(mine(t, c));
   };
   std::size_t const sinks = view.sink_k.rows;
   copy_exact(view.sink_k, out.k, 0);
   copy_exact(view.sink_v, out.v, 0);
   copy_exact(view.tail_k, out.k, sinks + view.sealed);
   copy_exact(view.tail_v, out.v, sinks + view.sealed);
-  Eigen::Index const d = it.info.shape.head_dim;
   canonical_page<typename Cache::spec_type> page;
   for (std::size_t index = 0; index < view.pages.size(); ++index) {
     std::size_t const before = index * page_tokens;
     auto const first = static_cast<Eigen::Index>(sinks + before);
     auto const count = static_cast<Eigen::Index>(std::min(page_tokens, view.sealed - before));
-    for (int head = 0; head < it.info.shape.kv_heads; ++head) {
-      cache.read_page(of, layer, index, static_cast<std::size_t>(head), page);
-      keys_and_values const values = decode_page(page, it, layer, head);
-      out.k.block(first, head * d, count, d) = values.k.topRows(count);
-      out.v.block(first, head * d, count, d) = values.v.topRows(count);
-    }
+    cache.read_page(of, layer, index, static_cast<std::size_t>(head), page);
+    keys_and_values const values = decode_page(page, it, layer, head);
+    out.k.middleRows(first, count) = values.k.topRows(count);
+    out.v.middleRows(first, count) = values.v.topRows(count);
+  }
+  return out;
+}
+
+/// The same of all KV heads: [tokens, kv_channels].
+template <class Cache>
+keys_and_values read_layer(Cache const& cache, artifact<typename Cache::spec_type> const& it, sequence const& of,
+                           int layer) {
+  auto const tokens = static_cast<Eigen::Index>(cache.view(of, layer).tokens());
+  Eigen::Index const d = it.info.shape.head_dim, channels = it.info.shape.kv_channels();
+  keys_and_values out{matrix(tokens, channels), matrix(tokens, channels)};
+  for (int head = 0; head < it.info.shape.kv_heads; ++head) {
+    keys_and_values const mine = read_head(cache, it, of, layer, head);
+    out.k.middleCols(head * d, d) = mine.k;
+    out.v.middleCols(head * d, d) = mine.v;
   }
   return out;
 }

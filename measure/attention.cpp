@@ -1,0 +1,114 @@
+#include "measure/attention.hpp"
+
+#include <algorithm>
+#include <functional>
+#include <memory>
+#include <numeric>
+#include <utility>
+
+#include "backends/cpu/thread_pool.hpp"
+#include "kvquant/core/error.hpp"
+#include "measure/attention_subject.hpp"
+#include "measure/machine.hpp"
+#include "measure/roof.hpp"
+
+namespace kvquant::measure {
+
+namespace {
+
+/// Kernels that compute with integers are off by 0.2 to 0.9 %.
+constexpr double largest_error = 1e-2;
+
+/// One format of a job, and how far its turns have come.
+class runner {
+ public:
+  runner(job const& what, format_choice const& format, attention_options const& options)
+      : what_(what), format_(format), bytes_(bytes_per_call(what, format)) {
+    layers_ = static_cast<int>(std::clamp<std::size_t>((options.working_set + bytes_ - 1) / bytes_, 1, 1u << 16));
+  }
+
+  std::size_t memory() const { return bytes_ * static_cast<std::size_t>(layers_); }
+  double spent() const { return spent_; }
+  std::vector<double> const& seconds() const { return seconds_; }
+
+  /// Fills the cache, compares with the reference, and finds out how many calls a turn of `seconds` takes.
+  void prepare(double seconds, executor_ref executor) {
+    subject_ = make_attention_subject(what_, format_, layers_);
+    error_ = subject_->relative_error(executor);
+    require(error_ <= largest_error, errc::bad_value, name(), ": attention is off by ", error_,
+            " of its length, expected at most ", largest_error);
+    double const one = seconds_of([&] { next(executor); });
+    calls_ = static_cast<std::size_t>(std::clamp(seconds / one, 1.0, 1e6));
+  }
+
+  /// One turn: calls on the layers that were read longest ago.
+  void turn(executor_ref executor) {
+    double const all = seconds_of([&] {
+      for (std::size_t call = 0; call < calls_; ++call) next(executor);
+    });
+    spent_ += all;
+    seconds_.push_back(all / static_cast<double>(calls_));
+  }
+
+  attention_result result(runner const& baseline, double bandwidth) const {
+    std::vector<double> seconds = seconds_, ratios(seconds_.size());
+    std::transform(baseline.seconds_.begin(), baseline.seconds_.end(), seconds_.begin(), ratios.begin(),
+                   std::divides<>{});
+    double const middle = median(seconds), speed = static_cast<double>(bytes_) / middle;
+    return {.name = name(),
+            .format = format_,
+            .seconds_per_call = middle,
+            .ns_per_token_layer = 1e9 * middle / static_cast<double>(what_.batch * what_.tokens()),
+            .bytes = bytes_,
+            .gigabytes_per_second = speed / 1e9,
+            .share_of_bandwidth = speed / bandwidth,
+            .ratio_to_f16 = median(ratios),
+            .error = error_};
+  }
+
+ private:
+  std::string name() const { return to_string(what_) + ", " + to_string(format_); }
+  void next(executor_ref executor) { subject_->attend(std::exchange(layer_, (layer_ + 1) % layers_), executor); }
+
+  job const& what_;
+  format_choice format_;
+  std::size_t bytes_, calls_ = 1;
+  int layers_, layer_ = 0;
+  std::unique_ptr<attention_subject> subject_;
+  double error_ = 0, spent_ = 0;
+  std::vector<double> seconds_;  // of one call, by round
+};
+
+}  // namespace
+
+std::size_t cold_working_set() { return 2 * last_level_cache_bytes(); }
+
+attention_results measure_attention(job const& what, std::span<format_choice const> formats,
+                                    attention_options const& options, double bandwidth) {
+  std::vector<runner> runners;
+  runners.emplace_back(what, baseline_format(), options);
+  for (format_choice const& format : formats)
+    if (format.spec != baseline_format().spec) runners.emplace_back(what, format, options);
+  auto const mib = [](std::size_t bytes) { return bytes >> 20; };
+  std::size_t const memory = std::accumulate(runners.begin(), runners.end(), std::size_t{0},
+                                             [](std::size_t sum, runner const& it) { return sum + it.memory(); });
+  std::size_t const available = available_memory_bytes();
+  if (memory > available / 10 * 6)
+    return {{},
+            text(to_string(what), ": needs ", mib(memory), " MiB, more than 60 % of the ", mib(available),
+                 " MiB that are free")};
+
+  cpu::thread_pool pool(what.threads);
+  for (runner& it : runners) it.prepare(options.seconds / static_cast<double>(options.rounds), pool);
+  auto const done = [&](runner const& it) {
+    return it.seconds().size() >= options.rounds && it.spent() >= options.seconds;
+  };
+  while (!std::all_of(runners.begin(), runners.end(), done))
+    for (runner& it : runners) it.turn(pool);
+
+  attention_results all;
+  for (runner const& it : runners) all.results.push_back(it.result(runners.front(), bandwidth));
+  return all;
+}
+
+}  // namespace kvquant::measure

@@ -1,0 +1,48 @@
+#pragma once
+/// \file
+/// What is measured: the backend, the cache that others are compared with, and the formats beside it.
+
+#include <array>
+#include <string_view>
+#include <type_traits>
+
+#include "backends/cpu/generic/backend.hpp"
+#include "kvquant/core/type_list.hpp"
+#include "kvquant/format/formats.hpp"
+#include "kvquant/quantize/spec.hpp"
+#include "measure/artifact.hpp"
+#include "measure/job.hpp"
+
+namespace kvquant::measure {
+
+using backend = cpu::generic::backend;
+
+using baseline_spec = spec<uniform<8>, uniform<8>>;
+inline artifact<baseline_spec> make_baseline_artifact(model_shape const& shape, view2d<float const> keys) {
+  return make_artifact<baseline_spec>(shape, keys, 0);
+}
+
+/// What `KVQUANT_ISA` may be.
+inline constexpr std::array<std::string_view, 3> isa_names = {"avx512", "avx2", "portable"};
+
+/// The specs that can be measured. All are instantiated once more for it.
+using measured_specs = type_list<baseline_spec, spec<nuq<2>, nuq<2>>, spec<nuq<3>, nuq<3>>, spec<nuq<4>, nuq<4>>,
+                                 spec<normal_float<4>, normal_float<4>>, spec<uniform<4>, uniform<4>>>;
+
+/// Calls `f(std::type_identity<S>{})` for the spec of a format that there is.
+template <class F>
+void visit_measured(format_choice const& format, F&& f) {
+  visit_first(
+      measured_specs{}, [&]<class S>(std::type_identity<S>) { return S::name() == format.spec; }, f);
+}
+
+/// `keys`: tokens that the ranges are taken from, [tokens, kv_channels].
+template <PackedSpec S>
+artifact<S> make_measured_artifact(model_shape const& shape, format_choice const& format, view2d<float const> keys) {
+  if constexpr (std::is_same_v<S, baseline_spec>)
+    return make_baseline_artifact(shape, keys);
+  else
+    return make_artifact<S>(shape, keys, format.outlier_fraction);
+}
+
+}  // namespace kvquant::measure

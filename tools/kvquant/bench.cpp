@@ -1,0 +1,244 @@
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "measure/attention.hpp"
+#include "measure/choices.hpp"
+#include "measure/roof.hpp"
+#include "measure/sealing.hpp"
+#include "tools/kvquant/common.hpp"
+
+namespace kvquant::tool {
+
+namespace {
+
+using measure::attention_result, measure::format_choice, measure::job;
+
+struct bench_options {
+  common_options common;
+  std::string isa;
+  std::vector<model_shape> shapes = measure::default_shapes();
+  std::vector<format_choice> formats = measure::default_formats();
+  std::vector<std::size_t> contexts = {std::size_t{1} << 13}, batches = {1};
+  std::vector<int> threads = {1};
+  double seconds = 0.3;
+  std::size_t working_set = measure::cold_working_set();
+  bool sweep = false;
+};
+
+/// An option of values that `parse` reads, several after commas; what it throws is bad usage.
+template <class T, class Parse>
+CLI::Option* add_list(CLI::App& command, std::string const& name, std::vector<T>& values,
+                      std::string const& description, Parse parse) {
+  auto const check = [parse](std::string const& word) -> std::string {
+    try {
+      parse(word);
+      return {};
+    } catch (error const& failure) {
+      return failure.what();
+    }
+  };
+  auto const keep = [&values, parse](std::vector<std::string> const& words) {
+    values.clear();
+    for (std::string const& word : words) values.push_back(static_cast<T>(parse(word)));
+  };
+  return command.add_option_function<std::vector<std::string>>(name, keep, description)
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(CLI::Validator(check, ""));
+}
+
+/// A whole number from 1 to 1024.
+int parse_count(std::string_view word) {
+  bool const digits = !word.empty() && word.size() <= 4 && word.find_first_not_of("0123456789") == word.npos;
+  int const count = digits ? std::stoi(std::string(word)) : 0;
+  require(count >= 1 && count <= 1024, errc::bad_value, "\"", word, "\", expected a number from 1 to 1024");
+  return count;
+}
+
+std::vector<job> jobs_of(bench_options const& options) {
+  std::vector<job> jobs;
+  for (model_shape const& shape : options.shapes)
+    for (std::size_t const context : options.contexts)
+      for (std::size_t const batch : options.batches)
+        for (int const threads : options.threads)
+          jobs.push_back({.shape = shape, .context = context, .batch = batch, .threads = threads});
+  return jobs;
+}
+
+/// Bytes per second by the number of threads.
+std::map<int, double> bandwidths(std::vector<int> const& threads) {
+  std::map<int, double> known;
+  for (int const count : threads) {
+    cpu::thread_pool pool(count);
+    known[count] = measure::read_bandwidth(pool);
+  }
+  return known;
+}
+
+/// All that `bench attend` finds.
+struct attend_report {
+  std::map<int, double> bandwidth;
+  std::vector<attention_result> cases;
+  std::vector<std::string> skipped, slower;  ///< `slower`: names of the cases that take longer than f16
+};
+
+attend_report measure_all(bench_options const& options) {
+  std::vector<job> const jobs = jobs_of(options);
+  progress bar("measuring", jobs.size() + 1, options.common.quiet);
+  attend_report report{bandwidths(options.threads), {}, {}, {}};
+  bar.advance();
+  for (job const& it : jobs) {
+    auto const found = measure::measure_attention(it, options.formats, {options.seconds, 11, options.working_set},
+                                                  report.bandwidth.at(it.threads));
+    if (!found.skipped.empty()) report.skipped.push_back(found.skipped);
+    for (attention_result const& one : found.results) {
+      if (one.ratio_to_f16 < 1) report.slower.push_back(one.name);
+      report.cases.push_back(one);
+    }
+    bar.advance();
+  }
+  return report;
+}
+
+nlohmann::json to_json(attend_report const& report) {
+  nlohmann::json bandwidth, cases = nlohmann::json::array();
+  for (auto const& [threads, bytes_per_second] : report.bandwidth)
+    bandwidth[std::to_string(threads)] = bytes_per_second / 1e9;
+  for (attention_result const& it : report.cases)
+    cases.push_back({{"name", it.name},
+                     {"format", to_string(it.format)},
+                     {"ns_per_token_layer", it.ns_per_token_layer},
+                     {"seconds_per_call", it.seconds_per_call},
+                     {"gbps", it.gigabytes_per_second},
+                     {"share_of_bandwidth", it.share_of_bandwidth},
+                     {"ratio_to_f16", it.ratio_to_f16},
+                     {"bytes", it.bytes},
+                     {"error", it.error}});
+  return {{"backend", measure::backend::name},
+          {"bandwidth_gbps", bandwidth},
+          {"cases", cases},
+          {"slower_than_f16", report.slower},
+          {"skipped", report.skipped}};
+}
+
+void print_cases(attend_report const& report) {
+  std::vector<std::vector<std::string>> table = {
+      {"case", "ns/token/layer", "MB", "GB/s", "bandwidth %", "x f16", "error"}};
+  for (attention_result const& it : report.cases)
+    table.push_back({it.name, fmt::format("{:.1f}", it.ns_per_token_layer),
+                     fmt::format("{:.2f}", static_cast<double>(it.bytes) / 1e6),
+                     fmt::format("{:.2f}", it.gigabytes_per_second), fmt::format("{:.1f}", 100 * it.share_of_bandwidth),
+                     fmt::format("{:.2f}", it.ratio_to_f16), fmt::format("{:.1e}", it.error)});
+  print_table(table);
+}
+
+void print_report(attend_report const& report, bool sweep) {
+  for (auto const& [threads, bytes_per_second] : report.bandwidth)
+    fmt::print("{} {} read {:.1f} GB/s\n", threads, threads == 1 ? "thread" : "threads", bytes_per_second / 1e9);
+  if (!sweep) print_cases(report);
+  for (std::string const& it : report.skipped) fmt::print("skipped: {}\n", it);
+  if (!sweep) return;
+  for (std::string const& it : report.slower) fmt::print("slower than f16: {}\n", it);
+  fmt::print("{} of {} cases are slower than f16\n", report.slower.size(), report.cases.size());
+}
+
+/// Before anything looks at what the machine can do.
+void choose_isa(bench_options const& options) {
+  if (!options.isa.empty()) setenv("KVQUANT_ISA", options.isa.c_str(), 1);
+}
+
+void bench_attend(bench_options const& options) {
+  check_outputs({options.common.json}, {});
+  choose_isa(options);
+  attend_report const report = measure_all(options);
+  write_json(options.common.json, to_json(report));
+  if (!options.common.quiet) print_report(report, options.sweep);
+}
+
+void bench_seal(bench_options const& options) {
+  check_outputs({options.common.json}, {});
+  choose_isa(options);
+  nlohmann::json cases = nlohmann::json::array();
+  std::vector<std::vector<std::string>> table = {{"format", "GB/s", "x f16", "of a copy", "error"}};
+  for (model_shape const& shape : options.shapes)
+    for (auto const& it : measure::measure_sealing(shape, options.formats, options.seconds)) {
+      std::string const name = measure::to_string(shape) + ", " + it.name;
+      cases.push_back({{"name", name},
+                       {"gbps", it.gigabytes_per_second},
+                       {"ratio_to_f16", it.ratio_to_f16},
+                       {"ratio_to_copy", it.ratio_to_copy},
+                       {"error", it.error}});
+      table.push_back({name, fmt::format("{:.3f}", it.gigabytes_per_second), fmt::format("{:.2f}", it.ratio_to_f16),
+                       fmt::format("{:.4f}", it.ratio_to_copy), fmt::format("{:.1e}", it.error)});
+    }
+  write_json(options.common.json, {{"backend", measure::backend::name}, {"cases", cases}});
+  if (!options.common.quiet) print_table(table);
+}
+
+/// What both measurements are asked.
+void add_shared(CLI::App& command, bench_options& options) {
+  add_list(command, "--shape", options.shapes, "query heads/KV heads/channels of a head (may be repeated)",
+           measure::parse_shape)
+      ->type_name("Q/KV/D");
+  add_list(command, "--formats", options.formats,
+           "formats beside f16, with a share of outliers or without: nuq4,nuq3-1%", measure::parse_format_choice);
+  command.add_option("--isa", options.isa, "instructions to use instead of the machine's best; as KVQUANT_ISA")
+      ->check(CLI::IsMember(std::vector<std::string>(measure::isa_names.begin(), measure::isa_names.end())));
+  command.add_option("--seconds", options.seconds, "time to spend on every format of a case, at least")
+      ->check(CLI::Range(0.0, 3600.0))
+      ->capture_default_str();
+  add_outputs(command, options.common);
+}
+
+void add_attend(CLI::App& bench) {
+  auto* const command = bench.add_subcommand("attend", "decode attention over packed pages, beside that over f16");
+  auto const options = std::make_shared<bench_options>();
+  add_shared(*command, *options);
+  auto* const contexts = add_list(*command, "--context", options->contexts, "tokens in pages, as in 256 or 8K,32K",
+                                  measure::parse_context);
+  add_list(*command, "--batch", options->batches, "sequences that one call serves", parse_count);
+  add_list(*command, "--threads", options->threads, "worker threads", parse_count);
+  command
+      ->add_option("--working-set", options->working_set,
+                   "bytes that the layers of a case hold at least; 0: one layer, whose bytes stay in the machine's "
+                   "caches if they fit (twice the last-level cache)")
+      ->check(CLI::Range(std::size_t{0}, std::size_t{1} << 40));
+  command
+      ->add_flag_callback(
+          "--sweep",
+          [options] {
+            options->sweep = true;
+            options->contexts.clear();
+            for (auto const* const it : {"256", "1K", "4K", "8K", "16K", "32K"})
+              options->contexts.push_back(measure::parse_context(it));
+          },
+          "contexts from 256 to 32K; list what is slower than f16")
+      ->excludes(contexts);
+  command->callback([options] { bench_attend(*options); });
+}
+
+void add_seal(CLI::App& bench) {
+  auto* const command =
+      bench.add_subcommand("seal", "appending whole pages on one thread: bytes of keys and values in binary16");
+  auto const options = std::make_shared<bench_options>();
+  options->shapes = {measure::parse_shape("32/8/128")};
+  add_shared(*command, *options);
+  command->callback([options] { bench_seal(*options); });
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app) {
+  auto* const command = app.add_subcommand("bench", "how fast this machine reads and seals packed pages");
+  command->require_subcommand(1);
+  add_attend(*command);
+  add_seal(*command);
+}
+
+}  // namespace kvquant::tool
