@@ -6,7 +6,8 @@
 #include <string_view>
 #include <type_traits>
 
-#include "backends/cpu/generic/backend.hpp"
+#include "backends/cpu/backend.hpp"
+#include "kvquant/calibrate/passthrough_artifact.hpp"
 #include "kvquant/core/type_list.hpp"
 #include "kvquant/format/formats.hpp"
 #include "kvquant/quantize/spec.hpp"
@@ -15,12 +16,9 @@
 
 namespace kvquant::measure {
 
-using backend = cpu::generic::backend;
+using backend = cpu::backend;
 
-using baseline_spec = spec<uniform<8>, uniform<8>>;
-inline artifact<baseline_spec> make_baseline_artifact(model_shape const& shape, view2d<float const> keys) {
-  return make_artifact<baseline_spec>(shape, keys, 0);
-}
+using baseline_spec = spec<passthrough, passthrough>;
 
 /// What `KVQUANT_ISA` may be.
 inline constexpr std::array<std::string_view, 3> isa_names = {"avx512", "avx2", "portable"};
@@ -38,9 +36,10 @@ void visit_measured(format_choice const& format, F&& f) {
 
 /// `keys`: tokens that the ranges are taken from, [tokens, kv_channels].
 template <PackedSpec S>
-artifact<S> make_measured_artifact(model_shape const& shape, format_choice const& format, view2d<float const> keys) {
+artifact<S> make_measured_artifact(model_shape const& shape, [[maybe_unused]] format_choice const& format,
+                                   [[maybe_unused]] view2d<float const> keys) {
   if constexpr (std::is_same_v<S, baseline_spec>)
-    return make_baseline_artifact(shape, keys);
+    return make_passthrough_artifact(shape);
   else
     return make_artifact<S>(shape, keys, format.outlier_fraction);
 }

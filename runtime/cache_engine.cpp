@@ -2,6 +2,7 @@
 
 #include <array>
 
+#include "backends/cpu/backend.hpp"
 #include "backends/cpu/generic/backend.hpp"
 #include "kvquant/calibrate/passthrough_artifact.hpp"
 #include "runtime/artifact_label.hpp"
@@ -10,7 +11,7 @@ namespace kvquant::runtime {
 
 namespace {
 
-using backends = type_list<cpu::generic::backend>;
+using backends = type_list<cpu::backend, cpu::float_backend, cpu::generic::backend>;
 
 template <class... B>
 constexpr auto names_of(type_list<B...>) {
@@ -31,7 +32,7 @@ std::unique_ptr<engine> make_cache(std::filesystem::path const& artifact, std::s
 }
 
 std::unique_ptr<engine> make_exact_cache(model_config const& config, std::size_t max_tokens) {
-  return make_engine<cpu::generic::backend>(make_passthrough_artifact(shape_of(config)), {.max_tokens = max_tokens});
+  return make_engine<cpu::backend>(make_passthrough_artifact(shape_of(config)), {.max_tokens = max_tokens});
 }
 
 matrix forward(model const& m, std::span<token_id const> ids, engine_sequence& sequence) {

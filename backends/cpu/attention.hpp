@@ -66,7 +66,7 @@ template <PackedSpec S, arithmetic Arithmetic>
 kernel_set kernels_for(isa which) {
   constexpr int k = S::key_format::bits, v = S::value_format::bits;
 #define KVQ_KERNELS_OF(name)                                            \
-  if constexpr (k == 16)                                                \
+  if constexpr (!S::key_format::scaled)                                                \
     return {name::attend_half_pages, name::build_layer_turns};          \
   else if constexpr (QuadSpec<S> && Arithmetic == arithmetic::integer)  \
     return {name::attend_integer_pages<k, v>, name::build_layer_turns}; \
@@ -120,13 +120,12 @@ std::vector<float> decode_levels(typename F::table const& table) {
 template <QuadSpec S>
 layer_tables integer_tables(artifact<S> const& it, int layer, page_geometry const& geometry) {
   auto const keys = it.keys(layer);
-  auto const k = integer_levels_of(decode_levels<typename S::key_format>(keys.table()), key_limit);
-  auto const v = integer_levels_of(decode_levels<typename S::value_format>(it.values(layer).table()), value_limit);
+  auto const k = nearest_int8_grid(decode_levels<typename S::key_format>(keys.table()), key_grid_limit);
+  auto const v = nearest_int8_grid(decode_levels<typename S::value_format>(it.values(layer).table()), value_grid_limit);
   layer_tables out;
-  for (std::size_t i = 0; i < out.key_bytes.size(); ++i) {
-    out.key_bytes[i] = static_cast<std::uint8_t>(key_origin + k.multiple[i]);
-    out.value_bytes[i] = static_cast<std::uint8_t>(v.multiple[i]);
-  }
+  for (std::size_t i = 0; i < k.multiples.size(); ++i)
+    out.key_bytes[i] = static_cast<std::uint8_t>(key_origin + k.multiples[i]);
+  for (std::size_t i = 0; i < v.multiples.size(); ++i) out.value_bytes[i] = static_cast<std::uint8_t>(v.multiples[i]);
   out.value_step = v.step;
   for (std::size_t head = 0; head < static_cast<std::size_t>(it.info.shape.kv_heads); ++head)
     out.heads.emplace_back(keys, head, geometry, k.step);

@@ -9,10 +9,12 @@
 #include <cstdint>
 #include <limits>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "backends/cpu/aligned.hpp"
 #include "backends/cpu/quad_layout.hpp"
+#include "kvquant/format/int8_grid.hpp"
 #include "kvquant/quantize/key_side.hpp"
 #include "kvquant/rope/rope.hpp"
 
@@ -89,36 +91,25 @@ struct rotation_tables {
   }
 };
 
-/// Decode levels as whole multiples of a step.
-struct integer_levels {
-  std::array<std::int8_t, 16> multiple{};
-  float step = 1;
-};
-
-/// The nearest multiples of the step, max|level| over a whole number of at most `limit`, that misses them least.
-inline integer_levels integer_levels_of(std::span<float const> levels, int limit) {
-  integer_levels best;
-  float largest = 0;
-  for (float const level : levels) largest = std::max(largest, std::fabs(level));
-  if (largest == 0) return best;
+/// The grid of at most `limit` steps that misses decode levels least: exactly their own where they are on one.
+inline int8_grid nearest_int8_grid(std::span<float const> levels, int limit) {
+  int8_grid best = int8_grid_of(levels, limit);
+  if (best.holds_all) return best;
   double least = std::numeric_limits<double>::infinity();
   for (int steps = limit; steps > limit / 2; --steps) {
-    integer_levels it{{}, largest / static_cast<float>(steps)};
+    int8_grid it = int8_grid_of(levels, steps);
     double missed = 0;
-    for (std::size_t i = 0; i < levels.size(); ++i) {
-      it.multiple[i] = static_cast<std::int8_t>(std::lround(levels[i] / it.step));
-      missed += std::pow(double{levels[i]} - double{it.step} * it.multiple[i], 2);
-    }
+    for (std::size_t i = 0; i < levels.size(); ++i) missed += std::pow(double{levels[i]} - double{it.level(i)}, 2);
     if (missed < least) {
       least = missed;
-      best = it;
+      best = std::move(it);
     }
   }
   return best;
 }
 
-/// Keys are read as 7-bit numbers around 64, values as 8-bit numbers.
-inline constexpr int key_limit = 63, value_limit = 127, key_origin = 64;
+/// Keys are read as 7-bit numbers around it.
+inline constexpr int key_origin = 64;
 
 /// The keys of one KV head of one layer: k = scale · (u − key_origin) + zero, u = key_origin + multiple.
 struct key_head {
@@ -136,7 +127,7 @@ struct key_head {
       zero_a[pair] = a.zero;
       zero_b[pair] = b.zero;
       reach[pair] =
-          std::hypot(key_limit * scale_a[pair] + std::fabs(a.zero), key_limit * scale_b[pair] + std::fabs(b.zero));
+          std::hypot(key_grid_limit * scale_a[pair] + std::fabs(a.zero), key_grid_limit * scale_b[pair] + std::fabs(b.zero));
     }
   }
 };
