@@ -55,7 +55,7 @@ class subject_of final : public attention_subject {
   void attend(int layer, executor_ref executor) override {
     for (std::size_t item = 0; item < args_.size(); ++item)
       args_[item] = {.cache = cache_.view(sequences_[item], layer),
-                     .q = queries_.keys().middle_rows(item, 1),
+                     .q = queries_.values().middle_rows(item, 1),
                      .out = out().middle_rows(item, 1)};
     attention_(layer, args_, executor);
   }
@@ -109,7 +109,7 @@ class subject_of final : public attention_subject {
     one_head.q_heads /= std::exchange(one_head.kv_heads, 1);
     auto const width = static_cast<std::size_t>(one_head.q_heads) * static_cast<std::size_t>(one_head.head_dim);
     auto const q =
-        queries_.keys().middle_rows(queries_.tokens - 1, 1).middle_cols(static_cast<std::size_t>(head) * width, width);
+        queries_.values().middle_rows(queries_.tokens - 1, 1).middle_cols(static_cast<std::size_t>(head) * width, width);
     auto const held = reference::read_head(cache_, artifact_, sequences_.back(), layer, head);
     std::vector<std::int64_t> positions(static_cast<std::size_t>(held.k.rows()));
     std::iota(positions.begin(), positions.end(), std::int64_t{0});

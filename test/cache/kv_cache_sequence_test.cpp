@@ -186,7 +186,6 @@ TEST_CASE("a sequence that is moved keeps its tokens, and one that is assigned t
 }
 
 TEST_CASE("a sequence that is assigned from another cache's takes its memory along", "[cache]") {
-  using S = small_cache::spec_type;
   counting_resource one, other;
   row_major_cache<S> from(small_artifact<S>(), {.max_tokens = 64, .memory = &one}),
       to(small_artifact<S>(), {.max_tokens = 64, .memory = &other});
