@@ -21,7 +21,7 @@ using backend = cpu::backend;
 using baseline_spec = spec<passthrough, passthrough>;
 
 /// What `KVQUANT_ISA` may be.
-inline constexpr std::array<std::string_view, 3> isa_names = {"avx512", "avx2", "portable"};
+inline constexpr std::array<std::string_view, 2> isa_names = {"avx512", "avx2"};
 
 /// The specs that can be measured. All are instantiated once more for it.
 using measured_specs = type_list<baseline_spec, spec<nuq<2>, nuq<2>>, spec<nuq<3>, nuq<3>>, spec<nuq<4>, nuq<4>>,

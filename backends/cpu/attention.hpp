@@ -12,6 +12,7 @@
 
 #include "backends/cpu/angle_list.hpp"
 #include "backends/cpu/isa.hpp"
+#include "backends/cpu/isa/avx2.hpp"
 #include "backends/cpu/isa/avx512.hpp"
 #include "backends/cpu/kernel/common.hpp"
 #include "backends/cpu/plan.hpp"
@@ -28,6 +29,7 @@ inline support supports(artifact_info const& info) {
   int const d = info.shape.head_dim;
   if (d < 16 || d > 256 || d % 16 != 0) return {text("head_dim ", d, ", expected a multiple of 16 up to 256")};
   if (info.keys != key_space::pre_rope) return {"keys quantized after RoPE, expected keys before RoPE"};
+  if (available_isas().empty()) return {"this machine, expected one with AVX2, FMA and F16C"};
   return {};
 }
 
@@ -54,28 +56,26 @@ struct layout_for<S> {
 template <PackedSpec S>
 using page_layout = typename detail::layout_for<S>::type;
 
-/// What one set of instructions offers for one pair of widths.
-struct kernel_set {
-  void (*attend)(split_task const&, kernel_scratch&);
-  void (*build_turns)(layer_tables&, rotation_tables const&);
-};
-
 namespace detail {
 
+template <PackedSpec S, arithmetic Arithmetic, class Kernels>
+kernel_set kernels_out_of() {
+  if constexpr (!S::key_format::scaled)
+    return Kernels::exact();
+  else if constexpr (QuadSpec<S> && Arithmetic == arithmetic::integer)
+    return Kernels::template integer<S::key_format::bits, S::value_format::bits>();
+  else
+    return Kernels::floating();
+}
+
 template <PackedSpec S, arithmetic Arithmetic>
-kernel_set kernels_for(isa which) {
-  constexpr int k = S::key_format::bits, v = S::value_format::bits;
-#define KVQ_KERNELS_OF(name)                                            \
-  if constexpr (!S::key_format::scaled)                                                \
-    return {name::attend_half_pages, name::build_layer_turns};          \
-  else if constexpr (QuadSpec<S> && Arithmetic == arithmetic::integer)  \
-    return {name::attend_integer_pages<k, v>, name::build_layer_turns}; \
-  else                                                                  \
-    return { name::attend_float_pages, name::build_layer_turns }
-  switch (which) {
-    default: KVQ_KERNELS_OF(avx512);
-  }
-#undef KVQ_KERNELS_OF
+kernel_set kernels_for([[maybe_unused]] isa which) {
+#if defined(__x86_64__)
+  if (which == isa::avx512) return kernels_out_of<S, Arithmetic, avx512::kernels>();
+  return kernels_out_of<S, Arithmetic, avx2::kernels>();
+#else
+  return {};
+#endif
 }
 
 /// Pages of one layer as floats.

@@ -14,23 +14,21 @@ namespace kvquant::cpu {
 
 /// Fastest first.
 enum class isa {
-  avx512,   ///< with VBMI (byte permutes) and VNNI (dot products of bytes): Ice Lake, Zen 4 and later
-  avx2,     ///< with FMA and F16C: Haswell, Zen and later
-  portable  ///< whatever the compiler was told, through Highway
+  avx512,  ///< with VBMI (byte permutes) and VNNI (dot products of bytes): Ice Lake, Zen 4 and later
+  avx2     ///< with FMA and F16C: Haswell, Zen and later
 };
 
-inline constexpr std::array all_isas{isa::avx512, isa::avx2, isa::portable};
+inline constexpr std::array all_isas{isa::avx512, isa::avx2};
 
 constexpr std::string_view name_of(isa it) {
   switch (it) {
     case isa::avx512: return "avx512";
     case isa::avx2: return "avx2";
-    case isa::portable: return "portable";
   }
   return "unknown";
 }
 
-inline bool is_available(isa it) {
+inline bool is_available([[maybe_unused]] isa it) {
 #if defined(__x86_64__)
   auto const has_avx2 = [] {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
@@ -39,9 +37,10 @@ inline bool is_available(isa it) {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
-  if (it == isa::avx2) return has_avx2();
+  return has_avx2();
+#else
+  return false;
 #endif
-  return it == isa::portable;
 }
 
 /// What this machine can run, fastest first.
@@ -68,10 +67,13 @@ inline isa parse_isa(std::string_view name) {
   throw error{errc::unsupported, text("instructions \"", name, "\", expected one of ", known, " on this machine")};
 }
 
-/// The one that the environment's KVQUANT_ISA names, or the fastest. Throws as `parse_isa` does.
+/// The one that the environment's KVQUANT_ISA names, or the fastest. Throws as `parse_isa` does, and `unsupported`
+/// where there is none.
 inline isa chosen_isa() {
   char const* const forced = std::getenv("KVQUANT_ISA");
-  return forced != nullptr && *forced != '\0' ? parse_isa(forced) : available_isas().front();
+  if (forced != nullptr && *forced != '\0') return parse_isa(forced);
+  require(!available_isas().empty(), errc::unsupported, "CPU backend: no instructions for this machine, expected AVX2");
+  return available_isas().front();
 }
 
 }  // namespace kvquant::cpu

@@ -126,8 +126,8 @@ struct key_head {
       scale_b[pair] = b.scale * step;
       zero_a[pair] = a.zero;
       zero_b[pair] = b.zero;
-      reach[pair] =
-          std::hypot(key_grid_limit * scale_a[pair] + std::fabs(a.zero), key_grid_limit * scale_b[pair] + std::fabs(b.zero));
+      reach[pair] = std::hypot(key_grid_limit * scale_a[pair] + std::fabs(a.zero),
+                               key_grid_limit * scale_b[pair] + std::fabs(b.zero));
     }
   }
 };

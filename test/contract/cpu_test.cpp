@@ -1,7 +1,9 @@
 #include "backends/cpu/backend.hpp"
 #include "test/contract/attention_contract.hpp"
+#include "test/contract/chosen_isa.hpp"
 
 kvquant::contract::backend_under_test const& kvquant::contract::under_test() {
+  skip_without_chosen_isa();
   static backend_under_test const it =
       describe<cpu::backend>({.out = 1e-2, .scores = 5e-2, .large_scores = false, .same_rows = false});
   return it;

@@ -28,7 +28,7 @@ class Figures(DeployedCase):
         self.assertEqual([row["name"] for row in found["rows"]], ["f16", "int4", "nuq3-1%"])
         for row in found["rows"]:
             self.assertEqual(set(row), ROW_NAMES)
-        self.assertEqual(self.evaluate(*options, "--mode", "deployed", "--backend", "cpu-generic"), (found, losses))
+        self.assertEqual(self.evaluate(*options, "--mode", "deployed", "--backend", "cpu"), (found, losses))
 
     def test_closer_to_f16_than_when_every_token_is_quantized(self) -> None:
         self.calibrate("{bits}.kvq", "--bits", "3,2", "--q-norm", "off")
@@ -133,7 +133,7 @@ class Choices(DeployedCase):
     def test_keys_quantized_after_rope_are_refused(self) -> None:
         self.calibrate("a.kvq", "--keys", "post-rope")
         command = ("eval", self.model, "--text", self.text, "--artifact", "a.kvq", "--context", "64")
-        self.expect_error(1, ["cpu-generic", "not supported", "keys quantized after RoPE"], *command)
+        self.expect_error(1, ["cpu: not supported", "keys quantized after RoPE"], *command)
         self.assertIn("post-RoPE keys", self.succeed(*command, "--mode", "simulated"))
 
     def test_backends_that_are_not_there_are_refused(self) -> None:

@@ -121,6 +121,12 @@ struct split_task {
   }
 };
 
+/// The kernels of one set of instructions for one kind of pages.
+struct kernel_set {
+  void (*attend)(split_task const&, kernel_scratch&);
+  void (*build_turns)(layer_tables&, rotation_tables const&);
+};
+
 /// Touches what will be read next, a few lines at a time, so that it is on its way while something else is computed.
 class read_ahead {
  public:

@@ -275,3 +275,13 @@ inline void build_layer_turns(layer_tables& layer, rotation_tables const& rotati
   for (std::size_t head = 0; head < layer.heads.size(); ++head)
     build_turns(layer.heads[head], rotation, layer.turns[head]);
 }
+
+/// What these instructions offer.
+struct kernels {
+  template <int KBits, int VBits>
+  static constexpr kernel_set integer() {
+    return {attend_integer_pages<KBits, VBits>, build_layer_turns};
+  }
+  static constexpr kernel_set exact() { return {attend_half_pages, build_layer_turns}; }
+  static constexpr kernel_set floating() { return {attend_float_pages, build_layer_turns}; }
+};
