@@ -23,6 +23,10 @@ constexpr auto names = names_of(backends{});
 
 std::span<std::string_view const> backend_names() { return names; }
 
+std::string_view default_backend() {
+  return cpu::available_isas().empty() ? cpu::generic::backend::name : cpu::backend::name;
+}
+
 std::unique_ptr<engine> make_cache(std::filesystem::path const& artifact, std::string_view backend,
                                    model_config const& config, std::string const& model_hash,
                                    cache_options const& options) {
@@ -31,8 +35,8 @@ std::unique_ptr<engine> make_cache(std::filesystem::path const& artifact, std::s
   return made;
 }
 
-std::unique_ptr<engine> make_exact_cache(model_config const& config, std::size_t max_tokens) {
-  return make_engine<cpu::backend>(make_passthrough_artifact(shape_of(config)), {.max_tokens = max_tokens});
+std::unique_ptr<engine> make_exact_cache(model_config const& config, std::size_t max_tokens, std::string_view backend) {
+  return make_engine<backends>(backend, make_passthrough_artifact(shape_of(config)), {.max_tokens = max_tokens});
 }
 
 matrix forward(model const& m, std::span<token_id const> ids, engine_sequence& sequence) {

@@ -17,6 +17,9 @@ namespace kvquant::runtime {
 /// Names of the backends that this build has.
 std::span<std::string_view const> backend_names();
 
+/// The fastest of them that this machine can run.
+std::string_view default_backend();
+
 /// The cache that an artifact file describes. Throws `bad_format` naming both models if it was made for another one,
 /// `unsupported` naming what the backend lacks.
 std::unique_ptr<engine> make_cache(std::filesystem::path const& artifact, std::string_view backend,
@@ -24,7 +27,8 @@ std::unique_ptr<engine> make_cache(std::filesystem::path const& artifact, std::s
                                    cache_options const& options);
 
 /// A cache in binary16 throughout, with pages for `max_tokens`, all sequences together.
-std::unique_ptr<engine> make_exact_cache(model_config const& config, std::size_t max_tokens);
+std::unique_ptr<engine> make_exact_cache(model_config const& config, std::size_t max_tokens,
+                                         std::string_view backend = default_backend());
 
 /// The hidden states of tokens that go on a sequence, [T, hidden], each as if they came one by one.
 matrix forward(model const& m, std::span<token_id const> ids, engine_sequence& sequence);

@@ -146,21 +146,35 @@ std::unique_ptr<engine> make_engine(artifact<S> const& it, cache_options const& 
   }
 }
 
-/// `make_engine<B>` of the backend in `Backends` (a `type_list`) with that name, for the artifact of a file. Throws
-/// `unsupported` naming the backends there are, `bad_file` or `bad_format` for what is no artifact.
+/// Calls `f(std::type_identity<B>{})` for the backend in `Backends` (a `type_list`) with that name. Throws
+/// `unsupported` naming the backends there are.
+template <class Backends, class F>
+void visit_backend(std::string_view name, F&& f) {
+  if (visit_first(
+          Backends{}, [&]<class B>(std::type_identity<B>) { return B::name == name; }, f))
+    return;
+  std::string known;
+  for_each_type(Backends{},
+                [&]<class B>(std::type_identity<B>) { known += (known.empty() ? "" : ", ") + std::string(B::name); });
+  throw error{errc::unsupported, text("backend \"", name, "\", expected one of ", known)};
+}
+
+/// `make_engine<B>` of the backend in `Backends` with that name. Throws what `visit_backend` throws.
+template <class Backends, Spec S>
+std::unique_ptr<engine> make_engine(std::string_view backend, artifact<S> const& it, cache_options const& options) {
+  std::unique_ptr<engine> made;
+  visit_backend<Backends>(backend, [&]<class B>(std::type_identity<B>) { made = make_engine<B>(it, options); });
+  return made;
+}
+
+/// The same for the artifact of a file. Throws `bad_file` or `bad_format` for what is no artifact.
 template <class Backends>
 std::unique_ptr<engine> make_engine(std::string_view backend, std::filesystem::path const& artifact_path,
                                     cache_options const& options) {
   std::unique_ptr<engine> made;
-  bool const found = visit_first(
-      Backends{}, [&]<class B>(std::type_identity<B>) { return B::name == backend; },
-      [&]<class B>(std::type_identity<B>) {
-        visit_artifact(artifact_path, [&](auto const& it) { made = make_engine<B>(it, options); });
-      });
-  std::string known;
-  for_each_type(Backends{},
-                [&]<class B>(std::type_identity<B>) { known += (known.empty() ? "" : ", ") + std::string(B::name); });
-  require(found, errc::unsupported, "backend \"", backend, "\", expected one of ", known);
+  visit_backend<Backends>(backend, [&]<class B>(std::type_identity<B>) {
+    visit_artifact(artifact_path, [&](auto const& it) { made = make_engine<B>(it, options); });
+  });
   return made;
 }
 

@@ -23,7 +23,7 @@ namespace {
 
 struct generate_options {
   common_options common;
-  std::string model, artifact, prompt, prompt_file, system, backend{runtime::backend_names().front()};
+  std::string model, artifact, prompt, prompt_file, system, backend{runtime::default_backend()};
   bool raw = false;
   std::size_t max_tokens = 128;
   int recent_pages = 0;
@@ -161,7 +161,7 @@ class generator {
 };
 
 std::unique_ptr<engine> make_cache(generate_options const& options, model_file const& opened, std::size_t tokens) {
-  if (options.artifact.empty()) return runtime::make_exact_cache(opened.config, tokens);
+  if (options.artifact.empty()) return runtime::make_exact_cache(opened.config, tokens, options.backend);
   return runtime::make_cache(options.artifact, options.backend, opened.config, opened.file.hash(),
                              {.max_tokens = tokens, .recent_pages = options.recent_pages});
 }
