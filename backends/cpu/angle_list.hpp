@@ -2,8 +2,10 @@
 /// \file
 /// Angles from the tiles where tasks begin to the queries that they serve.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "backends/cpu/tables.hpp"

@@ -5,6 +5,7 @@
 /// bits for any executor.
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <span>
 #include <vector>

@@ -22,6 +22,8 @@ struct policy_selector {
     auto const group = static_cast<std::size_t>(it.shape.q_heads / it.shape.kv_heads);
     std::size_t const rows = 64 / group > 0 ? 64 / group : 1;
     bool const many = group * it.queries > 4;
+    // At 32/32/128, 8K tokens, cold, nuq4: splits of 16 tiles take 400 ns a token, of 64 tiles 350; groups of 1, 2 and
+    // 4 pages 418, 350 and 372. Keys turned once pay from three query heads on.
     return {rows, 32, many ? std::size_t{1} : std::size_t{2}, group >= 3 || many};
   }
 };

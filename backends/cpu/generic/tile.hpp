@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "backends/cpu/plan.hpp"
 #include "kvquant/cache/page.hpp"
 #include "kvquant/cache/row_major_layout.hpp"
 #include "kvquant/cache/sequence.hpp"
@@ -16,29 +17,6 @@
 #include "kvquant/rope/rope.hpp"
 
 namespace kvquant::cpu::generic {
-
-/// Where tokens are stored: each run starts a tile of its own.
-enum class run { sinks, pages, tail };
-
-/// A place in a sequence: tile `index` of a run.
-struct tile_place {
-  std::size_t base;    ///< position of the first token
-  std::size_t tokens;  ///< 1 to page_tokens
-};
-
-inline std::size_t tokens_in(layer_view const& cache, run which) {
-  return which == run::sinks ? cache.sink_k.rows : which == run::pages ? cache.sealed : cache.tail_k.rows;
-}
-inline std::size_t tiles_in(layer_view const& cache, run which) {
-  return (tokens_in(cache, which) + page_tokens - 1) / page_tokens;
-}
-inline tile_place place_of(layer_view const& cache, run which, std::size_t index) {
-  std::size_t const before = which == run::sinks   ? 0
-                             : which == run::pages ? cache.sink_k.rows
-                                                   : cache.sink_k.rows + cache.sealed;
-  std::size_t const first = index * page_tokens;
-  return {before + first, std::min(page_tokens, tokens_in(cache, which) - first)};
-}
 
 /// Rotates rows of keys by their place in the tile: what is left of RoPE once the query is at the tile's base.
 inline void rotate_keys(view2d<float> k, rope const& rotation, rope_angle_table<float> const& page_angles) {
