@@ -6,13 +6,12 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <cstdio>
-#include <exception>
 #include <map>
 #include <string>
 #include <vector>
 
 #include "bench/support/bandwidth.hpp"
+#include "bench/support/run.hpp"
 #include "measure/attention.hpp"
 
 namespace {
@@ -67,15 +66,4 @@ void add_all() {
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  try {
-    add_all();
-    benchmark::Initialize(&argc, argv);
-    if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-    benchmark::RunSpecifiedBenchmarks();
-    return 0;
-  } catch (std::exception const& failure) {
-    std::fprintf(stderr, "bench_attend: %s\n", failure.what());
-    return 1;
-  }
-}
+int main(int argc, char** argv) { return kvquant::bench::run(argc, argv, add_all); }

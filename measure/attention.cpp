@@ -1,7 +1,6 @@
 #include "measure/attention.hpp"
 
 #include <algorithm>
-#include <functional>
 #include <memory>
 #include <numeric>
 #include <utility>
@@ -51,9 +50,7 @@ class runner {
   }
 
   attention_result result(runner const& baseline, double bandwidth) const {
-    std::vector<double> seconds = seconds_, ratios(seconds_.size());
-    std::transform(baseline.seconds_.begin(), baseline.seconds_.end(), seconds_.begin(), ratios.begin(),
-                   std::divides<>{});
+    std::vector<double> seconds = seconds_;
     double const middle = median(seconds), speed = static_cast<double>(bytes_) / middle;
     return {.name = name(),
             .format = format_,
@@ -62,7 +59,7 @@ class runner {
             .bytes = bytes_,
             .gigabytes_per_second = speed / 1e9,
             .share_of_bandwidth = speed / bandwidth,
-            .ratio_to_f16 = median(ratios),
+            .ratio_to_f16 = median_ratio(baseline.seconds_, seconds_),
             .error = error_};
   }
 

@@ -108,8 +108,9 @@ class subject_of final : public attention_subject {
     model_shape one_head = artifact_.info.shape;
     one_head.q_heads /= std::exchange(one_head.kv_heads, 1);
     auto const width = static_cast<std::size_t>(one_head.q_heads) * static_cast<std::size_t>(one_head.head_dim);
-    auto const q =
-        queries_.values().middle_rows(queries_.tokens - 1, 1).middle_cols(static_cast<std::size_t>(head) * width, width);
+    auto const q = queries_.values()
+                       .middle_rows(queries_.tokens - 1, 1)
+                       .middle_cols(static_cast<std::size_t>(head) * width, width);
     auto const held = reference::read_head(cache_, artifact_, sequences_.back(), layer, head);
     std::vector<std::int64_t> positions(static_cast<std::size_t>(held.k.rows()));
     std::iota(positions.begin(), positions.end(), std::int64_t{0});
@@ -123,7 +124,7 @@ class subject_of final : public attention_subject {
   artifact<S> artifact_;
   cache_type cache_;
   backend::attention<S> attention_;
-  random_tokens queries_;            // its keys: [batch, q_heads · head_dim]
+  random_tokens queries_;            // its values: [batch, q_heads · head_dim]
   std::vector<float> out_;           // [batch, q_heads · head_dim]
   std::vector<attend_args> args_;    // [batch]
   std::vector<sequence> sequences_;  // [batch]

@@ -2,6 +2,7 @@
 /// \file
 /// What is measured: the backend, the cache that others are compared with, and the formats beside it.
 
+#include <algorithm>
 #include <array>
 #include <string_view>
 #include <type_traits>
@@ -21,7 +22,11 @@ using backend = cpu::backend;
 using baseline_spec = spec<passthrough, passthrough>;
 
 /// What `KVQUANT_ISA` may be.
-inline constexpr std::array<std::string_view, 2> isa_names = {"avx512", "avx2"};
+inline constexpr auto isa_names = [] {
+  std::array<std::string_view, cpu::all_isas.size()> names{};
+  std::transform(cpu::all_isas.begin(), cpu::all_isas.end(), names.begin(), cpu::name_of);
+  return names;
+}();
 
 /// The specs that can be measured. All are instantiated once more for it.
 using measured_specs = type_list<baseline_spec, spec<nuq<2>, nuq<2>>, spec<nuq<3>, nuq<3>>, spec<nuq<4>, nuq<4>>,

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <numeric>
 #include <span>
 #include <vector>
@@ -32,6 +33,13 @@ inline double median(std::span<double> x) {
   auto const middle = x.begin() + static_cast<std::ptrdiff_t>(x.size() / 2);
   std::nth_element(x.begin(), middle, x.end());
   return *middle;
+}
+
+/// How many times longer than `it` the baseline takes: the median of the rounds' ratios.
+inline double median_ratio(std::span<double const> baseline, std::span<double const> it) {
+  std::vector<double> ratios(it.size());
+  std::transform(baseline.begin(), baseline.end(), it.begin(), ratios.begin(), std::divides<>{});
+  return median(ratios);
 }
 
 /// The median of 31 calls.

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <functional>
 #include <memory>
 #include <type_traits>
 #include <utility>
@@ -112,11 +111,9 @@ std::vector<sealing_result> measure_sealing(model_shape const& shape, std::span<
   double const copy = copy_seconds(bytes);
   std::vector<sealing_result> results;
   for (runner const& it : runners) {
-    std::vector<double> all = it.seconds, ratios(all.size());
-    auto const& base = runners.front().seconds;
-    std::transform(base.begin(), base.end(), all.begin(), ratios.begin(), std::divides<>{});
-    double const middle = median(all);
-    results.push_back({it.name, static_cast<double>(bytes) / middle / 1e9, median(ratios), copy / middle, it.error});
+    std::vector<double> seconds_of_rounds = it.seconds;
+    double const middle = median(seconds_of_rounds), ratio = median_ratio(runners.front().seconds, it.seconds);
+    results.push_back({it.name, static_cast<double>(bytes) / middle / 1e9, ratio, copy / middle, it.error});
   }
   return results;
 }

@@ -15,8 +15,10 @@
 #include "backends/cpu/isa/avx2.hpp"
 #include "backends/cpu/isa/avx512.hpp"
 #include "backends/cpu/kernel/common.hpp"
+#include "backends/cpu/page_decoder.hpp"
 #include "backends/cpu/plan.hpp"
 #include "backends/cpu/quad_layout.hpp"
+#include "backends/cpu/supports.hpp"
 #include "backends/cpu/tables.hpp"
 #include "kvquant/attend/backend.hpp"
 #include "kvquant/cache/row_major_layout.hpp"
@@ -24,13 +26,10 @@
 
 namespace kvquant::cpu {
 
-/// What cannot be done with an artifact's model and datatypes.
+/// What cannot be done with an artifact's model and datatypes, or by this machine.
 inline support supports(artifact_info const& info) {
-  int const d = info.shape.head_dim;
-  if (d < 16 || d > 256 || d % 16 != 0) return {text("head_dim ", d, ", expected a multiple of 16 up to 256")};
-  if (info.keys != key_space::pre_rope) return {"keys quantized after RoPE, expected keys before RoPE"};
   if (available_isas().empty()) return {"this machine, expected one with AVX2, FMA and F16C"};
-  return {};
+  return supports_model(info);
 }
 
 /// How codes are multiplied.
@@ -58,11 +57,17 @@ using page_layout = typename detail::layout_for<S>::type;
 
 namespace detail {
 
+/// Which kernels serve: those of binary16, of codes as integers, or of pages that become floats.
+template <PackedSpec S>
+inline constexpr bool is_exact = !S::key_format::scaled;
+template <PackedSpec S, arithmetic Arithmetic>
+inline constexpr bool in_integers = QuadSpec<S>&& Arithmetic == arithmetic::integer;
+
 template <PackedSpec S, arithmetic Arithmetic, class Kernels>
 kernel_set kernels_out_of() {
-  if constexpr (!S::key_format::scaled)
+  if constexpr (is_exact<S>)
     return Kernels::exact();
-  else if constexpr (QuadSpec<S> && Arithmetic == arithmetic::integer)
+  else if constexpr (in_integers<S, Arithmetic>)
     return Kernels::template integer<S::key_format::bits, S::value_format::bits>();
   else
     return Kernels::floating();
@@ -82,30 +87,15 @@ kernel_set kernels_for([[maybe_unused]] isa which) {
 template <PackedSpec S>
 class float_pages final : public page_reader {
  public:
-  float_pages(artifact<S> const& it, int layer, page_geometry const& geometry)
-      : geometry_(geometry), keys_(it.keys(layer)), values_(it.values(layer)) {}
+  float_pages(artifact<S> const& it, int layer, page_geometry const& geometry) : decoder_(it, layer, geometry) {}
 
   void read(std::span<std::byte const> bytes, std::size_t kv_head, float* k, float* v) const override {
     auto const page = pages_.borrow();
-    page->resize(geometry_);
-    page_layout<S>::read(geometry_, bytes, *page);
-    std::size_t const d = geometry_.head_dim;
-    for (std::size_t token = 0; token < page_tokens; ++token) {
-      affine const value_map = affine_of(page->v_ranges[token]);
-      for (std::size_t channel = 0; channel < d; ++channel) {
-        std::size_t const at = token * d + channel;
-        k[at] = keys_.decode(kv_head * d + channel, page->k_codes[at]);
-        v[at] = values_.decode(value_map, page->v_codes[at]);
-      }
-    }
-    for (outlier const it : page->k_slots) k[it.index] += to_float(it.residual);
-    for (outlier const it : page->v_slots) v[it.index] += to_float(it.residual);
+    decoder_.decode(bytes, kv_head, *page, k, v);
   }
 
  private:
-  page_geometry geometry_;
-  key_side<typename S::key_format> keys_;
-  value_side<typename S::value_format> values_;
+  page_decoder<page_layout<S>> decoder_;
   mutable scratch_pool<canonical_page<S>> pages_;
 };
 
@@ -140,16 +130,16 @@ class attention {
   /// Throws `unsupported` naming what is missing.
   explicit attention(artifact<S> const& it, isa which = chosen_isa())
       : rotation_(checked(it).shape.rope, it.info.shape.head_dim),
-        model_{it.info.shape, geometry_for<S>(it.info), quad_offsets(geometry_for<S>(it.info)),
-               access_of(geometry_for<S>(it.info)), rotation_tables(rotation_, geometry_for<S>(it.info))},
-        kernels_(detail::kernels_for<S, Arithmetic>(which)) {
+        model_(make_model(it.info, rotation_)),
+        kernels_(detail::kernels_for<S, Arithmetic>(which)),
+        layers_(static_cast<std::size_t>(it.info.shape.layers)) {
     for (int layer = 0; layer < it.info.shape.layers; ++layer) {
-      readers_.push_back(std::make_unique<detail::float_pages<S>>(it, layer, model_.geometry));
-      layers_.emplace_back();
-      if constexpr (QuadSpec<S>) {
-        layers_.back() = detail::integer_tables(it, layer, model_.geometry);
-        if (Arithmetic == arithmetic::integer && policy_for(1).turn_keys)
-          kernels_.build_turns(layers_.back(), model_.rotation);
+      layer_tables& tables = layers_[static_cast<std::size_t>(layer)];
+      if constexpr (detail::in_integers<S, Arithmetic>) {
+        tables = detail::integer_tables(it, layer, model_.geometry);
+        if (model_.policy_for(1).turn_keys) kernels_.build_turns(tables, model_.rotation);
+      } else if constexpr (!detail::is_exact<S>) {
+        tables.reader = std::make_unique<detail::float_pages<S>>(it, layer, model_.geometry);
       }
     }
   }
@@ -161,20 +151,17 @@ class attention {
     auto const work = workspaces_.borrow();
     work->start(executor);
     for (attend_args const& args : batch) {
-      auto const policy = policy_for(args.q.rows);
+      auto const policy = model_.policy_for(args.q.rows);
       for (std::size_t row = 0; row < args.q.rows; row += policy.rows_per_block) {
         work->tasks.add_block({&args, row, std::min(policy.rows_per_block, args.q.rows - row)}, model_.shape,
                               policy.tiles_per_split);
-        // In waves, so that long prompts need no more memory than one wave's partial results.
-        if (work->tasks.partial_floats >= wave_floats) run_wave(layer, *work, executor);
+        if (work->tasks.fills_wave()) run_wave(layer, *work, executor);
       }
     }
     run_wave(layer, *work, executor);
   }
 
  private:
-  static constexpr std::size_t wave_floats = std::size_t{1} << 22;
-
   struct workspace {
     plan tasks;
     angle_list angles;
@@ -182,6 +169,7 @@ class attention {
     std::vector<std::unique_ptr<kernel_scratch>> workers;
 
     void start(executor_ref executor) {
+      tasks.clear();
       while (workers.size() < static_cast<std::size_t>(executor.workers()))
         workers.push_back(std::make_unique<kernel_scratch>());
     }
@@ -192,30 +180,21 @@ class attention {
     return it.info;
   }
 
-  attention_policy policy_for(std::size_t queries) const {
-    return policy_selector{}(
-        {model_.shape, S::key_format::bits, S::value_format::bits, model_.geometry.slot_bytes() > 0, queries});
+  static model_tables make_model(artifact_info const& info, rope const& rotation) {
+    page_geometry const geometry = geometry_for<S>(info);
+    return {info.shape, geometry, quad_offsets(geometry), access_of(geometry), rotation_tables(rotation, geometry)};
   }
 
   void run_wave(int layer, workspace& work, executor_ref executor) const {
-    plan& tasks = work.tasks;
-    tasks.partials.resize(std::max(tasks.partials.size(), tasks.partial_floats));
     set_angles(work);
-    executor.parallel_for(tasks.splits.size(), [&](std::size_t task, int worker) {
+    layer_tables const& tables = layers_[static_cast<std::size_t>(layer)];
+    work.tasks.run_wave(model_.shape, executor, [&](std::size_t task, int worker, float* partials) {
       auto const [sinks, pages, tail] = work.angle_starts[task];
       float const* const angles = work.angles.data();
-      split const& what = tasks.splits[task];
-      kernels_.attend({model_,
-                       layers_[static_cast<std::size_t>(layer)],
-                       what,
-                       readers_[static_cast<std::size_t>(layer)].get(),
-                       {angles + sinks, angles + pages, angles + tail},
-                       tasks.partials.data() + what.partial},
-                      *work.workers[static_cast<std::size_t>(worker)]);
+      kernels_.attend(
+          {model_, tables, work.tasks.splits[task], {angles + sinks, angles + pages, angles + tail}, partials},
+          *work.workers[static_cast<std::size_t>(worker)]);
     });
-    executor.parallel_for(tasks.groups.size(),
-                          [&](std::size_t task, int) { tasks.merge(tasks.groups[task], model_.shape); });
-    tasks.clear();
   }
 
   /// Splits of different KV heads, which follow each other, begin at the same tiles.
@@ -244,8 +223,7 @@ class attention {
   rope rotation_;
   model_tables model_;
   kernel_set kernels_;
-  std::vector<layer_tables> layers_;                   // [layers]
-  std::vector<std::unique_ptr<page_reader>> readers_;  // [layers]
+  std::vector<layer_tables> layers_;  // [layers]
   mutable scratch_pool<workspace> workspaces_;
 };
 

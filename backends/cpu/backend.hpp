@@ -10,28 +10,21 @@
 
 namespace kvquant::cpu {
 
-/// Codes are multiplied as integers: within 1 % of the exact result over the same pages.
-struct backend {
-  static constexpr std::string_view name = "cpu";
+template <arithmetic Arithmetic>
+struct backend_in {
+  static constexpr std::string_view name = Arithmetic == arithmetic::integer ? "cpu" : "cpu-float";
   template <PackedSpec S>
   using page_layout = cpu::page_layout<S>;
   template <PackedSpec S>
-  using attention = cpu::attention<S, arithmetic::integer>;
+  using attention = cpu::attention<S, Arithmetic>;
   using policy_selector = cpu::policy_selector;
   static support supports(artifact_info const& info) { return cpu::supports(info); }
 };
-static_assert(Backend<backend>);
 
+/// Codes are multiplied as integers: within 1 % of the exact result over the same pages.
+using backend = backend_in<arithmetic::integer>;
 /// The same pages in floats, for what has to be exact.
-struct float_backend {
-  static constexpr std::string_view name = "cpu-float";
-  template <PackedSpec S>
-  using page_layout = cpu::page_layout<S>;
-  template <PackedSpec S>
-  using attention = cpu::attention<S, arithmetic::floating>;
-  using policy_selector = cpu::policy_selector;
-  static support supports(artifact_info const& info) { return cpu::supports(info); }
-};
-static_assert(Backend<float_backend>);
+using float_backend = backend_in<arithmetic::floating>;
+static_assert(Backend<backend> && Backend<float_backend>);
 
 }  // namespace kvquant::cpu

@@ -14,6 +14,7 @@
 #include "kvquant/attend/softmax_state.hpp"
 #include "kvquant/cache/page.hpp"
 #include "kvquant/cache/sequence.hpp"
+#include "kvquant/core/executor.hpp"
 
 namespace kvquant::cpu {
 
@@ -122,6 +123,19 @@ struct plan {
       }
     }
   }
+  /// Tasks run in waves, so that long prompts need no more memory than one wave's partial results.
+  bool fills_wave() const { return partial_floats >= (std::size_t{1} << 22); }
+  /// `attend(index of the split, worker, partials)` for every task, then their results are merged, and all is done.
+  template <class Attend>
+  void run_wave(model_shape const& shape, executor_ref executor, Attend&& attend) {
+    partials.resize(std::max(partials.size(), partial_floats));
+    executor.parallel_for(splits.size(), [&](std::size_t task, int worker) {
+      attend(task, worker, partials.data() + splits[task].partial);
+    });
+    executor.parallel_for(groups.size(), [&](std::size_t task, int) { merge(groups[task], shape); });
+    clear();
+  }
+
   /// m, l, o
   static std::size_t partial_size(model_shape const& shape) { return static_cast<std::size_t>(shape.head_dim) + 2; }
 

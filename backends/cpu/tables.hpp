@@ -111,14 +111,17 @@ inline int8_grid nearest_int8_grid(std::span<float const> levels, int limit) {
 /// Keys are read as 7-bit numbers around it.
 inline constexpr int key_origin = 64;
 
+inline constexpr float largest_entry8 = 127, largest_int16 = 32000, smallest_unit = 1e-30f;
+
 /// The keys of one KV head of one layer: k = scale · (u − key_origin) + zero, u = key_origin + multiple.
 struct key_head {
   line_vector<float> scale_a, scale_b, zero_a, zero_b;  ///< [padded(pairs)], of the first and the second of a pair
-  line_vector<float> reach;                             ///< [padded(pairs)]: no pair of keys is longer
+  /// [padded(pairs)]: in these units no scale leaves 8 bits and no turned key 16.
+  line_vector<float> unit;
 
   template <Format F>
   key_head(key_side<F> const& keys, std::size_t head, page_geometry const& geometry, float step)
-      : scale_a(padded(geometry.head_dim / 2), 0), scale_b(scale_a), zero_a(scale_a), zero_b(scale_a), reach(scale_a) {
+      : scale_a(padded(geometry.head_dim / 2), 0), scale_b(scale_a), zero_a(scale_a), zero_b(scale_a), unit(scale_a) {
     for (std::size_t pair = 0; pair < geometry.head_dim / 2; ++pair) {
       auto const [first, second] = pair_of(geometry, pair);
       affine const a = keys.map(head * geometry.head_dim + first), b = keys.map(head * geometry.head_dim + second);
@@ -126,22 +129,23 @@ struct key_head {
       scale_b[pair] = b.scale * step;
       zero_a[pair] = a.zero;
       zero_b[pair] = b.zero;
-      reach[pair] = std::hypot(key_grid_limit * scale_a[pair] + std::fabs(a.zero),
-                               key_grid_limit * scale_b[pair] + std::fabs(b.zero));
+      float const longest = std::hypot(key_grid_limit * scale_a[pair] + std::fabs(a.zero),
+                                       key_grid_limit * scale_b[pair] + std::fabs(b.zero));
+      unit[pair] = std::max(
+          {smallest_unit, scale_a[pair] / largest_entry8, scale_b[pair] / largest_entry8, longest / largest_int16});
     }
   }
 };
 
-/// For keys that are turned in 16 bits: entries of both keys of a pair into each of its turned keys, by token.
+/// For keys that are turned in 16 bits: entries of both keys of a pair into each of its turned keys, by token,
+/// in the head's units.
 struct key_turns {
   line_vector<std::int8_t> a, b;                 ///< [pairs / 2, page_tokens, 2 pairs, {first, second}]
   line_vector<std::int16_t> a_offset, b_offset;  ///< [pairs / 2, page_tokens, 2 pairs]
-  line_vector<float> unit;                       ///< [padded(pairs)]: a turned key is unit times its 16-bit number
 
   void resize(std::size_t pairs) {
     for (auto* it : {&a, &b}) it->resize(pairs * page_tokens * 2);
     for (auto* it : {&a_offset, &b_offset}) it->resize(pairs * page_tokens);
-    unit.assign(padded(pairs), 0);
   }
 };
 

@@ -11,9 +11,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
-#include <exception>
 #include <memory>
 #include <numeric>
 #include <span>
@@ -22,6 +20,7 @@
 #include <vector>
 
 #include "bench/support/bandwidth.hpp"
+#include "bench/support/run.hpp"
 #include "kvquant/reference/attention.hpp"
 #include "measure/artifact.hpp"
 #include "measure/attention.hpp"
@@ -184,15 +183,6 @@ void add_all() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  try {
-    ggml_cpu_init();
-    add_all();
-    benchmark::Initialize(&argc, argv);
-    if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-    benchmark::RunSpecifiedBenchmarks();
-    return 0;
-  } catch (std::exception const& failure) {
-    std::fprintf(stderr, "bench_ggml_attention: %s\n", failure.what());
-    return 1;
-  }
+  ggml_cpu_init();
+  return kvquant::bench::run(argc, argv, add_all);
 }

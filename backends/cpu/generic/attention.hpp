@@ -14,20 +14,13 @@
 
 #include "backends/cpu/generic/policy.hpp"
 #include "backends/cpu/generic/tile.hpp"
+#include "backends/cpu/plan.hpp"
+#include "backends/cpu/supports.hpp"
 #include "kvquant/attend/attend_args.hpp"
 #include "kvquant/attend/backend.hpp"
-#include "kvquant/attend/softmax_state.hpp"
 #include "kvquant/core/scratch_pool.hpp"
 
 namespace kvquant::cpu::generic {
-
-/// What cannot be done with an artifact's model and datatypes.
-inline support supports(artifact_info const& info) {
-  int const d = info.shape.head_dim;
-  if (d < 16 || d > 256 || d % 16 != 0) return {text("head_dim ", d, ", expected a multiple of 16 up to 256")};
-  if (info.keys != key_space::pre_rope) return {"keys quantized after RoPE, expected keys before RoPE"};
-  return {};
-}
 
 template <PackedSpec S>
 class attention {
@@ -48,41 +41,20 @@ class attention {
     for (attend_args const& it : batch) validate(it, shape_);
     auto const work = workspaces_.borrow();
     work->workers.resize(std::max(work->workers.size(), static_cast<std::size_t>(executor.workers())));
-    // In waves, so that long prompts need no more memory than one wave's partial results.
-    work->start_wave();
+    work->tasks.clear();
     for (attend_args const& args : batch) {
       auto const policy = policy_selector{}(
           {shape_, S::key_format::bits, S::value_format::bits, geometry_.slot_bytes() > 0, args.q.rows});
       for (std::size_t row = 0; row < args.q.rows; row += policy.rows_per_block) {
-        plan_block({&args, row, std::min(policy.rows_per_block, args.q.rows - row)}, policy, *work);
-        if (work->partial_floats < wave_floats) continue;
-        run_wave(readers_[static_cast<std::size_t>(layer)], *work, executor);
-        work->start_wave();
+        work->tasks.add_block({&args, row, std::min(policy.rows_per_block, args.q.rows - row)}, shape_,
+                              policy.tiles_per_split);
+        if (work->tasks.fills_wave()) run_wave(readers_[static_cast<std::size_t>(layer)], *work, executor);
       }
     }
     run_wave(readers_[static_cast<std::size_t>(layer)], *work, executor);
   }
 
  private:
-  static constexpr std::size_t wave_floats = std::size_t{1} << 22;
-
-  /// Consecutive queries of one sequence.
-  struct block {
-    attend_args const* args;
-    std::size_t first_row, rows;
-  };
-  /// What one task reads: some tiles of one KV head, for one block of queries.
-  struct split {
-    block queries;
-    std::size_t kv_head;
-    run where;
-    std::size_t first_tile, tiles;
-    std::size_t partial;  // where its results start: m, l, o of every (row, head of the group)
-  };
-  /// The splits of one KV head and one block, in the order of their tokens.
-  struct merge_group {
-    std::size_t first_split, splits;
-  };
   struct worker {
     typename tile_reader<S>::buffer tile;
     std::vector<double> cos, sin;  // [rows, pairs] of the query's position relative to the tile's base
@@ -90,114 +62,73 @@ class attention {
     std::array<float, page_tokens> scores;
   };
   struct workspace {
-    std::vector<split> splits;
-    std::vector<merge_group> groups;
-    std::vector<float> partials;
+    plan tasks;
     std::vector<worker> workers;
-    std::size_t partial_floats = 0;
-    void start_wave() {
-      splits.clear();
-      groups.clear();
-      partial_floats = 0;
-    }
   };
 
   static artifact_info const& checked(artifact<S> const& it) {
-    require_supported(supports(it.info), "generic CPU backend");
+    require_supported(supports_model(it.info), "generic CPU backend");
     return it.info;
   }
 
   std::size_t head_dim() const { return geometry_.head_dim; }
-  std::size_t kv_heads() const { return static_cast<std::size_t>(shape_.kv_heads); }
   std::size_t group() const { return static_cast<std::size_t>(shape_.q_heads / shape_.kv_heads); }
   std::size_t pairs() const { return page_step_.pairs(); }
-  std::size_t partial_size() const { return head_dim() + 2; }
-
-  void plan_block(block const& queries, attention_policy const& policy, workspace& work) const {
-    layer_view const& cache = queries.args->cache;
-    for (std::size_t kv_head = 0; kv_head < kv_heads(); ++kv_head) {
-      std::size_t const first_split = work.splits.size();
-      for (run const where : {run::sinks, run::pages, run::tail})
-        for (std::size_t tile = 0; tile < tiles_in(cache, where); tile += policy.tiles_per_split) {
-          std::size_t const tiles = std::min(policy.tiles_per_split, tiles_in(cache, where) - tile);
-          work.splits.push_back({queries, kv_head, where, tile, tiles, work.partial_floats});
-          work.partial_floats += queries.rows * group() * partial_size();
-        }
-      work.groups.push_back({first_split, work.splits.size() - first_split});
-    }
-  }
+  std::size_t partial_size() const { return plan::partial_size(shape_); }
 
   void run_wave(tile_reader<S> const& reader, workspace& work, executor_ref executor) const {
-    work.partials.resize(std::max(work.partials.size(), work.partial_floats));
-    executor.parallel_for(work.splits.size(), [&](std::size_t task, int index) {
-      split const& it = work.splits[task];
-      attend_split(reader, it, work.partials.data() + it.partial, work.workers[static_cast<std::size_t>(index)]);
+    work.tasks.run_wave(shape_, executor, [&](std::size_t task, int index, float* partials) {
+      attend_split(reader, work.tasks.splits[task], partials, work.workers[static_cast<std::size_t>(index)]);
     });
-    executor.parallel_for(work.groups.size(), [&](std::size_t task, int) { merge_splits(work, work.groups[task]); });
   }
 
   /// `partials`: m, l, o [head_dim] of every (row, head of the group).
   void attend_split(tile_reader<S> const& reader, split const& it, float* partials, worker& mine) const {
-    std::size_t const rows = it.queries.rows, d = head_dim();
+    std::size_t const rows = it.queries.rows;
     for (std::size_t i = 0; i < rows * group(); ++i) {
       partials[i * partial_size()] = -std::numeric_limits<float>::infinity();
-      std::fill_n(partials + i * partial_size() + 1, d + 1, 0.0f);
+      std::fill_n(partials + i * partial_size() + 1, partial_size() - 1, 0.0f);
     }
     reader.prepare(mine.tile);
-    start_angles(it, mine);
-    for (std::size_t tile = it.first_tile; tile < it.first_tile + it.tiles; ++tile) {
-      if (tile > it.first_tile) step_angles(rows, mine);
-      tile_place const place = place_of(it.queries.args->cache, it.where, tile);
-      if (!any_visible(it, place)) continue;
-      reader.read(it.queries.args->cache, it.where, tile, it.kv_head, mine.tile);
-      auto const k = mine.tile.keys(place.tokens, d), v = mine.tile.values(place.tokens, d);
-      rotate_keys(k, rotation_, page_angles_);
-      rotate_queries(it, mine);
-      for (std::size_t row = 0; row < rows; ++row) {
-        auto const [first, last] = visible_in(it, row, place);
-        if (first >= last) continue;
-        for (std::size_t head = 0; head < group(); ++head) {
-          std::size_t const at = row * group() + head;
-          add_tokens({mine.q.data() + at * d, d}, k.middle_rows(first, last - first),
-                     v.middle_rows(first, last - first), mine.scores, partials + at * partial_size());
-        }
+    it.for_each_run([&](run where, std::size_t first, std::size_t last) {
+      start_angles(it.queries, place_of(it.queries.args->cache, where, first).base, mine);
+      for (std::size_t tile = first; tile < last; ++tile) {
+        if (tile > first) step_angles(rows, mine);
+        attend_tile(reader, it, where, tile, partials, mine);
+      }
+    });
+  }
+
+  void attend_tile(tile_reader<S> const& reader, split const& it, run where, std::size_t tile, float* partials,
+                   worker& mine) const {
+    std::size_t const d = head_dim();
+    tile_place const place = place_of(it.queries.args->cache, where, tile);
+    if (!any_visible(it.queries, where, place)) return;
+    reader.read(it.queries.args->cache, where, tile, it.kv_head, mine.tile);
+    auto const k = mine.tile.keys(place.tokens, d), v = mine.tile.values(place.tokens, d);
+    rotate_keys(k, rotation_, page_angles_);
+    rotate_queries(it, mine);
+    for (std::size_t row = 0; row < it.queries.rows; ++row) {
+      auto const seen = visible_in(it.queries, row, where, place);
+      if (seen.empty()) continue;
+      for (std::size_t head = 0; head < group(); ++head) {
+        std::size_t const at = row * group() + head;
+        add_tokens({mine.q.data() + at * d, d}, k.middle_rows(seen.first, seen.last - seen.first),
+                   v.middle_rows(seen.first, seen.last - seen.first), mine.scores, partials + at * partial_size());
       }
     }
   }
 
-  struct token_range {
-    std::size_t first, last;
-  };
-  /// The tokens of a tile that a row sees, counted from the tile's first.
-  token_range visible_in(split const& it, std::size_t row, tile_place const& place) const {
-    attend_args const& args = *it.queries.args;
-    std::size_t const position = args.position(it.queries.first_row + row);
-    if (place.base > position) return {0, 0};
-    std::size_t const from = it.where == run::sinks ? 0 : args.first_visible(position);
-    return {from > place.base ? std::min(from - place.base, place.tokens) : 0,
-            std::min(place.tokens, position + 1 - place.base)};
-  }
-  bool any_visible(split const& it, tile_place const& place) const {
-    for (std::size_t row :
-         {std::size_t{0}, it.queries.rows - 1}) {  // the window starts with the first, ends with the last
-      auto const [first, last] = visible_in(it, row, place);
-      if (first < last) return true;
-    }
-    // Between them both ends move; a tile that neither sees lies before the window or after the queries.
-    return it.queries.args->window != 0 && it.queries.args->window < it.queries.rows;
-  }
-
-  /// Angles of every row relative to the first tile's base: exact.
-  void start_angles(split const& it, worker& mine) const {
-    attend_args const& args = *it.queries.args;
-    std::size_t const base = place_of(args.cache, it.where, it.first_tile).base;
-    mine.cos.resize(std::max(mine.cos.size(), it.queries.rows * pairs()));
+  /// Angles of every row relative to a base: exact.
+  void start_angles(query_block const& queries, std::size_t base, worker& mine) const {
+    attend_args const& args = *queries.args;
+    mine.cos.resize(std::max(mine.cos.size(), queries.rows * pairs()));
     mine.sin.resize(mine.cos.size());
     if (pairs() == 0) return;
     bool const rotated = args.space == query_space::post_rope;
     double const factor = rotated ? rotation_.attention_factor() : 1;
-    for (std::size_t row = 0; row < it.queries.rows; ++row) {
-      std::size_t const position = rotated ? 0 : args.position(it.queries.first_row + row);
+    for (std::size_t row = 0; row < queries.rows; ++row) {
+      std::size_t const position = rotated ? 0 : queries.position(row);
       auto const cos = std::span(mine.cos).subspan(row * pairs(), pairs());
       auto const sin = std::span(mine.sin).subspan(row * pairs(), pairs());
       rotation_.angles_at(static_cast<std::int64_t>(position) - static_cast<std::int64_t>(base), cos, sin);
@@ -271,27 +202,6 @@ class attention {
     }
     partial[0] = largest;
     partial[1] = partial[1] * keep + sum;
-  }
-
-  void merge_splits(workspace& work, merge_group const& it) const {
-    split const& first = work.splits[it.first_split];
-    attend_args const& args = *first.queries.args;
-    std::size_t const d = head_dim();
-    for (std::size_t row = 0; row < first.queries.rows; ++row)
-      for (std::size_t head = 0; head < group(); ++head) {
-        auto const partial = [&](std::size_t i) {
-          return work.partials.data() + work.splits[it.first_split + i].partial +
-                 (row * group() + head) * partial_size();
-        };
-        softmax_state state{partial(0)[0], partial(0)[1]};
-        std::span<float> const o(partial(0) + 2, d);
-        for (std::size_t i = 1; i < it.splits; ++i)
-          merge_into(state, o, {partial(i)[0], partial(i)[1]}, {partial(i) + 2, d});
-        std::size_t const q_row = first.queries.first_row + row, q_head = first.kv_head * group() + head;
-        for (std::size_t i = 0; i < d; ++i) args.out(q_row, q_head * d + i) = o[i] / state.l;
-        if (!args.score_max.empty()) args.score_max(q_row, q_head) = state.m;
-        if (!args.score_sum.empty()) args.score_sum(q_row, q_head) = state.l;
-      }
   }
 
   model_shape shape_;

@@ -6,6 +6,7 @@
 
 #include "backends/cpu/generic/attention.hpp"
 #include "backends/cpu/generic/policy.hpp"
+#include "backends/cpu/supports.hpp"
 #include "kvquant/attend/backend.hpp"
 #include "kvquant/cache/row_major_layout.hpp"
 
@@ -19,7 +20,7 @@ struct backend {
   using attention = generic::attention<S>;
   using policy_selector = generic::policy_selector;
 
-  static support supports(artifact_info const& info) { return generic::supports(info); }
+  static support supports(artifact_info const& info) { return supports_model(info); }
 };
 static_assert(Backend<backend>);
 

@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "backends/cpu/page_decoder.hpp"
 #include "backends/cpu/plan.hpp"
 #include "kvquant/cache/page.hpp"
 #include "kvquant/cache/row_major_layout.hpp"
@@ -29,7 +30,7 @@ template <PackedSpec S>
 class tile_reader {
  public:
   tile_reader(artifact<S> const& it, int layer, page_geometry const& geometry)
-      : geometry_(geometry), keys_(it.keys(layer)), values_(it.values(layer)), kv_heads_(it.info.shape.kv_heads) {}
+      : geometry_(geometry), pages_(it, layer, geometry), kv_heads_(static_cast<std::size_t>(it.info.shape.kv_heads)) {}
 
   /// Scratch of one thread, and what was read last.
   struct buffer {
@@ -39,14 +40,13 @@ class tile_reader {
     view2d<float> values(std::size_t tokens, std::size_t d) { return {v.data(), tokens, d}; }
   };
   void prepare(buffer& it) const {
-    it.page.resize(geometry_);
     it.k.resize(geometry_.elements());
     it.v.resize(geometry_.elements());
   }
 
   void read(layer_view const& cache, run which, std::size_t index, std::size_t kv_head, buffer& out) const {
     if (which == run::pages)
-      read_page(cache.page(index, kv_head, static_cast<std::size_t>(kv_heads_)), kv_head, out);
+      pages_.decode(cache.page(index, kv_head, kv_heads_), kv_head, out.page, out.k.data(), out.v.data());
     else if (which == run::sinks)
       read_exact(cache.sink_k, cache.sink_v, index, kv_head, out);
     else
@@ -54,21 +54,6 @@ class tile_reader {
   }
 
  private:
-  void read_page(std::span<std::byte const> bytes, std::size_t kv_head, buffer& out) const {
-    std::size_t const d = geometry_.head_dim;
-    row_major_layout<S>::read(geometry_, bytes, out.page);
-    for (std::size_t token = 0; token < page_tokens; ++token) {
-      affine const value_map = affine_of(out.page.v_ranges[token]);
-      for (std::size_t channel = 0; channel < d; ++channel) {
-        std::size_t const at = token * d + channel;
-        out.k[at] = keys_.decode(kv_head * d + channel, out.page.k_codes[at]);
-        out.v[at] = values_.decode(value_map, out.page.v_codes[at]);
-      }
-    }
-    for (outlier const it : out.page.k_slots) out.k[it.index] += to_float(it.residual);
-    for (outlier const it : out.page.v_slots) out.v[it.index] += to_float(it.residual);
-  }
-
   void read_exact(view2d<half const> k, view2d<half const> v, std::size_t index, std::size_t kv_head,
                   buffer& out) const {
     std::size_t const d = geometry_.head_dim, first = index * page_tokens;
@@ -80,9 +65,8 @@ class tile_reader {
   }
 
   page_geometry geometry_;
-  key_side<typename S::key_format> keys_;
-  value_side<typename S::value_format> values_;
-  int kv_heads_;
+  page_decoder<row_major_layout<S>> pages_;
+  std::size_t kv_heads_;
 };
 
 }  // namespace kvquant::cpu::generic

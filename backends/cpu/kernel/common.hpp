@@ -10,8 +10,10 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include "backends/cpu/plan.hpp"
 #include "backends/cpu/tables.hpp"
@@ -57,8 +59,8 @@ struct alignas(line_bytes) kernel_scratch {
   query_entries entries[largest_together];
   float scores[largest_together][group_tokens];                                            ///< then probabilities
   std::uint8_t high[largest_together][group_tokens], low[largest_together][group_tokens];  ///< probabilities, in parts
-  float by_token[group_tokens * largest_together];          ///< probabilities, [tokens, count]
-  float members[2 * largest_pairs * 2 * largest_together];  ///< of queries, as slots of keys meet them
+  float by_token[group_tokens * largest_together];      ///< probabilities, or scores of slots: [tokens, slot_lanes]
+  float members[3 * largest_pairs * largest_together];  ///< of queries, as slots of keys meet them
   float slots[16];
   std::int16_t turned_a[page_tokens * largest_pairs], turned_b[page_tokens * largest_pairs];  ///< keys of a page
   std::int8_t values[page_tokens * largest_head_dim];                                         ///< levels of a page
@@ -66,28 +68,6 @@ struct alignas(line_bytes) kernel_scratch {
   float gathered_a[largest_pairs], gathered_b[largest_pairs];
   line_vector<float> tile_k, tile_v;  ///< [page_tokens, head_dim] of a page as floats
   key_turns turns;
-};
-
-/// One layer of one model, as kernels read it.
-struct layer_tables {
-  std::vector<key_head> heads;   ///< [kv_heads]
-  std::vector<key_turns> turns;  ///< [kv_heads], or none: built when they are needed
-  std::array<std::uint8_t, 16> key_bytes{};
-  std::array<std::uint8_t, 16> value_bytes{};  ///< two's complement
-  float value_step = 1;
-};
-
-/// One model.
-struct model_tables {
-  model_shape shape;
-  page_geometry geometry;
-  quad_offsets offsets;
-  pair_access access;
-  rotation_tables rotation;
-
-  attention_policy policy_of(attend_args const& args) const {
-    return policy_selector{}({shape, geometry.k_bits, geometry.v_bits, geometry.slot_bytes() > 0, args.q.rows});
-  }
 };
 
 /// Turns one page of a layer into floats, [page_tokens, head_dim] each, residuals added.
@@ -100,21 +80,43 @@ class page_reader {
   virtual void read(std::span<std::byte const> page, std::size_t kv_head, float* k, float* v) const = 0;
 };
 
+/// One layer of one model, as kernels read it.
+struct layer_tables {
+  std::vector<key_head> heads;   ///< [kv_heads]
+  std::vector<key_turns> turns;  ///< [kv_heads], or none: built when they are needed
+  std::array<std::uint8_t, 16> key_bytes{};
+  std::array<std::uint8_t, 16> value_bytes{};  ///< two's complement
+  float value_step = 1;
+  std::unique_ptr<page_reader> reader;  ///< where pages become floats
+};
+
+/// One model.
+struct model_tables {
+  model_shape shape;
+  page_geometry geometry;
+  quad_offsets offsets;
+  pair_access access;
+  rotation_tables rotation;
+
+  attention_policy policy_for(std::size_t queries) const {
+    return policy_selector{}({shape, geometry.k_bits, geometry.v_bits, geometry.slot_bytes() > 0, queries});
+  }
+};
+
 /// The task: some tiles of one KV head for consecutive queries of one sequence. `angles(run)`: cos and sin of each
 /// row's position from the base of the first tile that is read of the run, attention factors included.
 struct split_task {
   model_tables const& model;
   layer_tables const& layer;
   split const& what;
-  page_reader const* reader;  ///< for pages that become floats
-  float const* angles[3];     ///< by run: [rows, {cos, sin}, padded(pairs)]
-  float* partials;            ///< m, l, o of every (row, head of the group)
+  float const* angles[3];  ///< by run: [rows, {cos, sin}, padded(pairs)]
+  float* partials;         ///< m, l, o of every (row, head of the group)
 
   std::size_t head_dim() const { return model.geometry.head_dim; }
   std::size_t pairs() const { return head_dim() / 2; }
   std::size_t group() const { return static_cast<std::size_t>(model.shape.q_heads / model.shape.kv_heads); }
   attend_args const& args() const { return *what.queries.args; }
-  attention_policy policy() const { return model.policy_of(args()); }
+  attention_policy policy() const { return model.policy_for(args().q.rows); }
   layer_view const& cache() const { return args().cache; }
   std::byte const* page(std::size_t index) const {
     return cache().page(index, what.kv_head, static_cast<std::size_t>(model.shape.kv_heads)).data();

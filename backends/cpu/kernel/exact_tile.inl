@@ -89,10 +89,8 @@ void attend_exact_tile(split_task const& task, view2d<T const> k, view2d<T const
   score_exact_keys<Queries>(task, k, chunk, scratch, ahead);
   for (std::size_t n = 0; n < Queries; ++n) {
     auto const seen = visible_in(task.what.queries, chunk.queries[n].row, where, place);
-    if (mask(scratch.scores[n], page_tokens, seen))
-      softmax_step(chunk, n, scratch.scores[n], page_tokens, d);
-    else
-      std::fill_n(scratch.scores[n], page_tokens, 0.0f);
+    bool const any = mask(scratch.scores[n], page_tokens, seen);
+    softmax_step(chunk, n, scratch.scores[n], page_tokens, d, any);
   }
   constexpr std::size_t vectors = Queries == 1 ? 8 : 4;
   std::size_t channel = 0;

@@ -7,22 +7,19 @@
 // Turned query: (A k_a + B k_b) cos jθ + (B k_a − A k_b) sin jθ, where A S and B S are 8-bit entries.
 // Turned keys: the two brackets above are 16-bit numbers, the query has 12 bits, and all of its heads share the keys.
 
-inline constexpr float largest_entry8 = 127, largest_entry12 = 2000, largest_int16 = 32000;
+inline constexpr float largest_entry12 = 2000;
 
 /// Sixteen pairs share a unit, so that their products add up in 32 bits.
 inline constexpr std::size_t segment_chunks = 4;
 
-/// Units of a query whose 8-bit entries multiply key pairs: no entry and no sum of a pair is too large for its bits.
-/// A turn keeps a pair's length, so they hold at every base.
-inline void set_units_of_pair_entries(query_state& q, key_head const& keys, std::size_t all_pairs) {
+/// Units of a query's entries: products of the longest pair in sixteen with its keys come to `entries` units of the
+/// query's. A turn keeps a pair's length, so they hold at every base.
+inline void set_units(query_state& q, key_head const& keys, std::size_t all_pairs, float entries) {
   for (std::size_t first = 0; first < all_pairs; first += lanes) {
-    float unit = 1e-30f;
-    for (std::size_t pair = first; pair < first + lanes; ++pair) {
-      float const length = std::sqrt(q.a[pair] * q.a[pair] + q.b[pair] * q.b[pair]);
-      unit = std::max({unit, length * keys.scale_a[pair] / largest_entry8, length * keys.scale_b[pair] / largest_entry8,
-                       length * keys.reach[pair] / largest_int16});
-    }
-    q.unit[first / lanes] = unit;
+    float unit = smallest_unit;
+    for (std::size_t pair = first; pair < first + lanes; ++pair)
+      unit = std::max(unit, std::sqrt(q.a[pair] * q.a[pair] + q.b[pair] * q.b[pair]) * keys.unit[pair]);
+    q.unit[first / lanes] = unit / entries;
   }
 }
 
@@ -102,12 +99,8 @@ inline void build_turns(key_head const& keys, rotation_tables const& rotation, k
   std::size_t const all_pairs = padded(rotation.pairs);
   out.resize(rotation.pairs);
   for (std::size_t pair = 0; pair < rotation.pairs; ++pair) {
-    float const scale_a = keys.scale_a[pair], scale_b = keys.scale_b[pair];
-    float const unit =
-        std::max({1e-30f, scale_a / largest_entry8, scale_b / largest_entry8, keys.reach[pair] / largest_int16});
-    out.unit[pair] = unit;
-    float const a = scale_a / unit, b = scale_b / unit, zero_a = keys.zero_a[pair] / unit,
-                zero_b = keys.zero_b[pair] / unit;
+    float const unit = keys.unit[pair], a = keys.scale_a[pair] / unit, b = keys.scale_b[pair] / unit,
+                zero_a = keys.zero_a[pair] / unit, zero_b = keys.zero_b[pair] / unit;
     for (std::size_t token = 0; token < page_tokens; ++token) {
       float const c = rotation.cos[token * all_pairs + pair], s = rotation.sin[token * all_pairs + pair];
       std::size_t const at = (pair / 2 * page_tokens + token) * 2 + pair % 2;
@@ -124,19 +117,9 @@ inline void build_turns(key_head const& keys, rotation_tables const& rotation, k
   }
 }
 
-inline void set_units_of_turned_keys(query_state& q, key_turns const& turns, std::size_t all_pairs) {
-  for (std::size_t first = 0; first < all_pairs; first += lanes) {
-    float unit = 1e-30f;
-    for (std::size_t pair = first; pair < first + lanes; ++pair)
-      unit = std::max(unit, std::sqrt(q.a[pair] * q.a[pair] + q.b[pair] * q.b[pair]) * turns.unit[pair]);
-    q.unit[first / lanes] = unit / largest_entry12;
-  }
-}
-
-inline void set_turned_entries(query_state const& q, key_turns const& turns, std::size_t all_pairs,
-                               query_entries& out) {
+inline void set_turned_entries(query_state const& q, key_head const& keys, std::size_t all_pairs, query_entries& out) {
   for (std::size_t pair = 0; pair < all_pairs; pair += lanes) {
-    floats const scale = load(&turns.unit[pair]) * all(1 / q.unit[pair / lanes]);
+    floats const scale = load(&keys.unit[pair]) * all(1 / q.unit[pair / lanes]);
     store_low(reinterpret_cast<std::int16_t*>(out.a + pair / 2), rounded(load(q.a + pair) * scale));
     store_low(reinterpret_cast<std::int16_t*>(out.b + pair / 2), rounded(load(q.b + pair) * scale));
   }
@@ -163,33 +146,32 @@ template <int Bits, std::size_t Queries>
 void score_turned_keys(split_task const& task, std::uint8_t const* codes, code_table<Bits> const& table,
                        key_turns const& turns, query_chunk const& chunk, kernel_scratch& scratch,
                        std::size_t first_token, read_ahead& ahead) {
-  score_segments<Queries>(
-      task.head_dim() / 8, chunk, 1.0f, scratch, first_token, [&](std::size_t at, ints(&dots)[Queries][4]) {
-        ahead.step();
-        bytes keys[8];
-        unpack<Bits>(codes + at * packed_block_bytes<Bits>, table, keys);
-        for (std::size_t block = 0; block < 8; ++block)
-          add_turned_block<Queries>(turn_block(keys[block], turns, 8 * at + block), 2 * at + block / 4, block % 4,
-                                    scratch.entries, dots);
-      });
+  score_segments<Queries>(task.head_dim() / 8, chunk, 1.0f, scratch, first_token,
+                          [&](std::size_t at, ints(&dots)[Queries][4]) {
+                            ahead.step();
+                            bytes keys[8];
+                            unpack<Bits>(codes + at * packed_block_bytes<Bits>, table, keys);
+                            for (std::size_t block = 0; block < 8; ++block)
+                              add_turned_block<Queries>(turn_block(keys[block], turns, 8 * at + block),
+                                                        2 * at + block / 4, block % 4, scratch.entries, dots);
+                          });
 }
 
 /// The same from keys that `turn_page` left in the scratch, for more queries than go through at once.
 template <std::size_t Queries>
 void score_stored_keys(split_task const& task, query_chunk const& chunk, kernel_scratch& scratch) {
-  score_segments<Queries>(
-      task.head_dim() / 8, chunk, 1.0f, scratch, 0, [&](std::size_t at, ints(&dots)[Queries][4]) {
-        for (std::size_t block = 0; block < 8; ++block) {
-          std::size_t const first = 32 * (8 * at + block);
-          add_turned_block<Queries>({load_shorts(scratch.turned_a + first), load_shorts(scratch.turned_b + first)},
-                                    2 * at + block / 4, block % 4, scratch.entries, dots);
-        }
-      });
+  score_segments<Queries>(task.head_dim() / 8, chunk, 1.0f, scratch, 0, [&](std::size_t at, ints(&dots)[Queries][4]) {
+    for (std::size_t block = 0; block < 8; ++block) {
+      std::size_t const first = 32 * (8 * at + block);
+      add_turned_block<Queries>({load_shorts(scratch.turned_a + first), load_shorts(scratch.turned_b + first)},
+                                2 * at + block / 4, block % 4, scratch.entries, dots);
+    }
+  });
 }
 
 template <int Bits>
-void turn_page(split_task const& task, std::uint8_t const* codes, code_table<Bits> const& table,
-               key_turns const& turns, kernel_scratch& scratch, read_ahead& ahead) {
+void turn_page(split_task const& task, std::uint8_t const* codes, code_table<Bits> const& table, key_turns const& turns,
+               kernel_scratch& scratch, read_ahead& ahead) {
   for (std::size_t at = 0; at < task.head_dim() / 8; ++at) {
     ahead.step();
     bytes keys[8];

@@ -61,15 +61,14 @@ inline void set_members(query_chunk const& chunk, std::size_t all_pairs, float* 
     store_lanes<Queries>(members + pair * count, a);
     store_lanes<Queries>(members + (largest_pairs + pair) * count,
                          [&](std::size_t n) { return load(chunk.queries[n].b + pair); });
-    store_lanes<Queries>(members + (2 * largest_pairs + pair) * count,
-                         [&](std::size_t n) { return zero() - a(n); });
+    store_lanes<Queries>(members + (2 * largest_pairs + pair) * count, [&](std::size_t n) { return zero() - a(n); });
   }
 }
 
 /// score_j += residual · (member at the page's base, turned by j)
 template <std::size_t Queries>
-[[gnu::flatten]] void add_key_slots(split_task const& task, std::byte const* page, query_chunk const& chunk, kernel_scratch& scratch,
-                   std::size_t first_token) {
+[[gnu::flatten]] void add_key_slots(split_task const& task, std::byte const* page, query_chunk const& chunk,
+                                    kernel_scratch& scratch, std::size_t first_token) {
   std::size_t const count = task.model.geometry.k_slots;
   if (count == 0) return;
   set_members<Queries>(chunk, padded(task.pairs()), scratch.members);
@@ -91,8 +90,8 @@ template <std::size_t Queries>
 
 /// out += p · residual, kept apart by channel and query until the end.
 template <std::size_t Queries>
-[[gnu::flatten]] void add_value_slots(split_task const& task, std::span<std::byte const* const> pages, query_chunk& chunk,
-                     kernel_scratch& scratch) {
+[[gnu::flatten]] void add_value_slots(split_task const& task, std::span<std::byte const* const> pages,
+                                      query_chunk& chunk, kernel_scratch& scratch) {
   std::size_t const count = task.model.geometry.v_slots;
   if (count == 0) return;
   float* p = scratch.scores[0];

@@ -48,8 +48,14 @@ inline void scale_in_place(float* x, std::size_t count, float by) {
 }
 
 /// Scores become probabilities relative to the largest score so far; what was added up before is scaled to it.
-/// `scores`: [tokens], a multiple of 16; those of tokens that the query does not see are −infinity.
-inline void softmax_step(query_chunk& chunk, std::size_t index, float* scores, std::size_t tokens, std::size_t d) {
+/// `scores`: [tokens], a multiple of 16; those of tokens that the query does not see are −infinity. Where it sees none
+/// of them (`seen`), all probabilities are 0.
+inline void softmax_step(query_chunk& chunk, std::size_t index, float* scores, std::size_t tokens, std::size_t d,
+                         bool seen) {
+  if (!seen) {
+    std::fill_n(scores, tokens, 0.0f);
+    return;
+  }
   query_state& q = chunk.queries[index];
   floats most = load(scores);
   for (std::size_t t = lanes; t < tokens; t += lanes) most = max(most, load(scores + t));

@@ -85,9 +85,9 @@ class integer_pages {
   void operator()(std::size_t first, std::size_t last, std::span<query_chunk> chunks) {
     for_each_query(chunks, [&](query_state& q) {
       if (turns_ != nullptr)
-        set_units_of_turned_keys(q, *turns_, all_pairs());
+        set_units(q, keys_, all_pairs(), largest_entry12);
       else
-        set_units_of_pair_entries(q, keys_, all_pairs());
+        set_units(q, keys_, all_pairs(), 1);
     });
     bool const one_chunk = chunks.size() == 1;
     std::size_t const group = one_chunk ? task_.policy().pages_per_group : 1;
@@ -117,7 +117,7 @@ class integer_pages {
   void set_entries(query_chunk const& chunk) {
     for (std::size_t n = 0; n < Queries; ++n) {
       if (turns_ != nullptr)
-        set_turned_entries(chunk.queries[n], *turns_, all_pairs(), scratch_.entries[n]);
+        set_turned_entries(chunk.queries[n], keys_, all_pairs(), scratch_.entries[n]);
       else
         set_pair_entries(chunk.queries[n], keys_, all_pairs(), scratch_.entries[n]);
     }
@@ -134,11 +134,7 @@ class integer_pages {
         auto const range = visible_in(task_.what.queries, chunk.queries[n].row, run::pages, place);
         seen |= mask(scratch_.scores[n] + i * page_tokens, page_tokens, range);
       }
-      std::size_t const tokens = current_.size() * page_tokens;
-      if (seen)
-        softmax_step(chunk, n, scratch_.scores[n], tokens, task_.head_dim());
-      else
-        std::fill_n(scratch_.scores[n], tokens, 0.0f);
+      softmax_step(chunk, n, scratch_.scores[n], current_.size() * page_tokens, task_.head_dim(), seen);
       any |= seen;
     }
     return any;
@@ -190,7 +186,7 @@ class integer_pages {
   read_ahead ahead_;
 };
 
-/// Pages that become rows of floats or binary16: `rows(page bytes, scratch)` gives keys and values.
+/// Pages that become rows of floats or binary16: `rows(page)` gives keys and values.
 template <class Rows>
 void attend_rows_of_pages(split_task const& task, std::size_t first, std::size_t last, std::span<query_chunk> chunks,
                           kernel_scratch& scratch, Rows&& rows) {
@@ -217,7 +213,8 @@ inline void store_partials(split_task const& task, std::span<query_chunk const> 
       query_state const& q = chunk.queries[n];
       to[0] = q.m;
       to[1] = q.l;
-      for (std::size_t c = 0; c < d; ++c) to[2 + c] = q.out[c] + q.offset + chunk.sparse_out[c * slot_lanes(chunk.count) + n];
+      for (std::size_t c = 0; c < d; ++c)
+        to[2 + c] = q.out[c] + q.offset + chunk.sparse_out[c * slot_lanes(chunk.count) + n];
     }
 }
 
@@ -262,8 +259,8 @@ inline void attend_float_pages(split_task const& task, kernel_scratch& scratch) 
   scratch.tile_v.resize(page_tokens * d);
   attend_split(task, scratch, [&](std::size_t first, std::size_t last, std::span<query_chunk> chunks) {
     attend_rows_of_pages(task, first, last, chunks, scratch, [&](std::byte const* page) {
-      task.reader->read({page, task.cache().page_bytes}, task.what.kv_head, scratch.tile_k.data(),
-                        scratch.tile_v.data());
+      task.layer.reader->read({page, task.cache().page_bytes}, task.what.kv_head, scratch.tile_k.data(),
+                              scratch.tile_v.data());
       return std::pair(view2d<float const>(scratch.tile_k.data(), page_tokens, d),
                        view2d<float const>(scratch.tile_v.data(), page_tokens, d));
     });
