@@ -14,6 +14,7 @@
 #include "backends/cpu/isa.hpp"
 #include "backends/cpu/isa/avx2.hpp"
 #include "backends/cpu/isa/avx512.hpp"
+#include "backends/cpu/isa/portable.hpp"
 #include "backends/cpu/kernel/common.hpp"
 #include "backends/cpu/page_decoder.hpp"
 #include "backends/cpu/plan.hpp"
@@ -28,7 +29,7 @@ namespace kvquant::cpu {
 
 /// What cannot be done with an artifact's model and datatypes, or by this machine.
 inline support supports(artifact_info const& info) {
-  if (available_isas().empty()) return {"this machine, expected one with AVX2, FMA and F16C"};
+  if (available_isas().empty()) return {"this machine, expected one with SSSE3"};
   return supports_model(info);
 }
 
@@ -77,10 +78,9 @@ template <PackedSpec S, arithmetic Arithmetic>
 kernel_set kernels_for([[maybe_unused]] isa which) {
 #if defined(__x86_64__)
   if (which == isa::avx512) return kernels_out_of<S, Arithmetic, avx512::kernels>();
-  return kernels_out_of<S, Arithmetic, avx2::kernels>();
-#else
-  return {};
+  if (which == isa::avx2) return kernels_out_of<S, Arithmetic, avx2::kernels>();
 #endif
+  return kernels_out_of<S, Arithmetic, portable::kernels>();
 }
 
 /// Pages of one layer as floats.

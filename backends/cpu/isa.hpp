@@ -14,16 +14,18 @@ namespace kvquant::cpu {
 
 /// Fastest first.
 enum class isa {
-  avx512,  ///< with VBMI (byte permutes) and VNNI (dot products of bytes): Ice Lake, Zen 4 and later
-  avx2     ///< with FMA and F16C: Haswell, Zen and later
+  avx512,   ///< with VBMI (byte permutes) and VNNI (dot products of bytes): Ice Lake, Zen 4 and later
+  avx2,     ///< with FMA and F16C: Haswell, Zen and later
+  portable  ///< vectors of 128 bits through Highway: any machine, x86-64 from SSSE3 on
 };
 
-inline constexpr std::array all_isas{isa::avx512, isa::avx2};
+inline constexpr std::array all_isas{isa::avx512, isa::avx2, isa::portable};
 
 constexpr std::string_view name_of(isa it) {
   switch (it) {
     case isa::avx512: return "avx512";
     case isa::avx2: return "avx2";
+    case isa::portable: return "portable";
   }
   return "unknown";
 }
@@ -32,13 +34,14 @@ inline bool is_available([[maybe_unused]] isa it) {
 #if defined(__x86_64__)
   // Every processor with AVX2 has F16C, which clang 14 cannot ask for.
   auto const has_avx2 = [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); };
+  if (it == isa::portable) return __builtin_cpu_supports("ssse3");
   if (it == isa::avx512)
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
   return has_avx2();
 #else
-  return false;
+  return it == isa::portable;
 #endif
 }
 
@@ -71,7 +74,8 @@ inline isa parse_isa(std::string_view name) {
 inline isa chosen_isa() {
   char const* const forced = std::getenv("KVQUANT_ISA");
   if (forced != nullptr && *forced != '\0') return parse_isa(forced);
-  require(!available_isas().empty(), errc::unsupported, "CPU backend: no instructions for this machine, expected AVX2");
+  require(!available_isas().empty(), errc::unsupported,
+          "CPU backend: no instructions for this machine, expected SSSE3");
   return available_isas().front();
 }
 

@@ -10,7 +10,7 @@ BRIEF = ("--seconds", "0", "--shape", "2/1/32")
 WARM = (*BRIEF, "--working-set", "0")
 MEMBERS = {"name", "format", "ns_per_token_layer", "seconds_per_call", "gbps", "share_of_bandwidth", "ratio_to_f16",
            "bytes", "error"}
-ISAS = ("avx512", "avx2")
+ISAS = ("avx512", "avx2", "portable")
 
 
 class Attend(ToolCase):
@@ -69,7 +69,7 @@ class Attend(ToolCase):
         self.assertRegex(said, r"skipped: 2/1/32 16384K, batch 1, 1 thread: needs \d+ MiB, more than 60 % of the \d+ MiB")
 
     def test_an_isa_can_be_named(self) -> None:
-        self.succeed("bench", "attend", *WARM, "--context", "64", "--formats", "nuq4", "--isa", "avx2")
+        self.succeed("bench", "attend", *WARM, "--context", "64", "--formats", "nuq4", "--isa", "portable")
 
     def test_refusals(self) -> None:
         for said, *words in (

@@ -1,0 +1,304 @@
+#pragma once
+/// \file
+/// The words of whatever the compiler was told, through Highway, and the kernels made of them.
+
+#if defined(__x86_64__) && !defined(HWY_WANT_SSSE3)
+// Highway has no vectors for less: its emulation of them is broken under g++ before 12.3.
+#define HWY_WANT_SSSE3 1
+#endif
+#include <hwy/highway.h>
+
+#include "backends/cpu/kernel/common.hpp"
+
+#if HWY_HAVE_SCALABLE || HWY_TARGET == HWY_SCALAR
+#error "vectors of 128 bits are needed: disable SVE or RVV by HWY_DISABLED_TARGETS, on x86 define HWY_WANT_SSSE3 as 1"
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace kvquant::cpu::portable {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+/// 512 bits in the vectors that every machine has.
+template <class T>
+struct quarters {
+  using element = T;
+  using tag = hn::FixedTag<T, 16 / sizeof(T)>;
+  static constexpr int size = 64 / sizeof(T), step = 16 / sizeof(T);
+  hn::Vec<tag> v[4];
+};
+struct floats : quarters<float> {};         ///< 16
+struct ints : quarters<std::int32_t> {};    ///< 16
+struct shorts : quarters<std::int16_t> {};  ///< 32
+struct bytes : quarters<std::uint8_t> {};   ///< 64
+
+/// Bits of a probability: two parts of 7 bits, so that no sum of two products with 8-bit numbers leaves 16 bits.
+inline constexpr int probability_bits = 14;
+
+namespace detail {
+/// `f` of each quarter.
+template <class Out, class F, class... In>
+HWY_INLINE Out each(F f, In const&... in) {
+  Out out;
+  for (int i = 0; i < 4; ++i) out.v[i] = f(in.v[i]...);
+  return out;
+}
+template <class Out>
+HWY_INLINE Out repeat(typename Out::element x) {
+  Out out;
+  for (auto& it : out.v) it = hn::Set(typename Out::tag{}, x);
+  return out;
+}
+template <class Out>
+HWY_INLINE Out load(void const* p) {
+  alignas(16) typename Out::element x[Out::size];
+  std::memcpy(x, p, sizeof x);
+  Out out;
+  for (int i = 0; i < 4; ++i) out.v[i] = hn::Load(typename Out::tag{}, x + Out::step * i);
+  return out;
+}
+template <class In>
+HWY_INLINE void store(void* p, In const& in) {
+  alignas(16) typename In::element x[In::size];
+  for (int i = 0; i < 4; ++i) hn::Store(in.v[i], typename In::tag{}, x + In::step * i);
+  std::memcpy(p, x, sizeof x);
+}
+/// The elements as an array.
+template <class In>
+struct elements {
+  alignas(16) typename In::element x[In::size];
+  explicit elements(In const& in) { store(x, in); }
+};
+/// Of 16 bits that hold two of 8: the lower and the higher; of 32 bits that hold two of 16 as well.
+template <class Wide, int Bits, class V>
+HWY_INLINE auto lower(V v) {
+  return hn::ShiftRight<Bits>(hn::ShiftLeft<Bits>(hn::BitCast(Wide{}, v)));
+}
+template <class Wide, int Bits, class V>
+HWY_INLINE auto higher(V v) {
+  return hn::ShiftRight<Bits>(hn::BitCast(Wide{}, v));
+}
+using unsigned_shorts = quarters<std::uint16_t>::tag;
+}  // namespace detail
+
+inline floats all(float x) { return detail::repeat<floats>(x); }
+inline floats zero() { return all(0.0f); }
+inline floats load(float const* p) { return detail::load<floats>(p); }
+inline floats load(half const* p) {
+  float x[16];
+  for (int i = 0; i < 16; ++i) x[i] = to_float(p[i]);
+  return load(x);
+}
+/// The residuals of 16 slots.
+inline floats load_residuals(outlier const* p) {
+  float x[16];
+  for (int i = 0; i < 16; ++i) x[i] = to_float(p[i].residual);
+  return load(x);
+}
+inline void store(float* p, floats x) { detail::store(p, x); }
+inline floats operator+(floats a, floats b) {
+  return detail::each<floats>([](auto x, auto y) { return hn::Add(x, y); }, a, b);
+}
+inline floats operator-(floats a, floats b) {
+  return detail::each<floats>([](auto x, auto y) { return hn::Sub(x, y); }, a, b);
+}
+inline floats operator*(floats a, floats b) {
+  return detail::each<floats>([](auto x, auto y) { return hn::Mul(x, y); }, a, b);
+}
+inline floats fma(floats a, floats b, floats c) {
+  return detail::each<floats>([](auto x, auto y, auto z) { return hn::MulAdd(x, y, z); }, a, b, c);
+}
+inline floats fms(floats a, floats b, floats c) {
+  return detail::each<floats>([](auto x, auto y, auto z) { return hn::MulSub(x, y, z); }, a, b, c);
+}
+inline floats max(floats a, floats b) {
+  return detail::each<floats>([](auto x, auto y) { return hn::Max(x, y); }, a, b);
+}
+inline floats round(floats x) {
+  return detail::each<floats>([](auto v) { return hn::Round(v); }, x);
+}
+/// x · 2^n for n ≥ -126
+inline floats scale_by_power(floats x, floats n) {
+  return detail::each<floats>(
+      [](auto v, auto power) {
+        ints::tag const whole;
+        auto const exponent = hn::Add(hn::NearestInt(power), hn::Set(whole, 127));
+        return hn::Mul(v, hn::BitCast(floats::tag{}, hn::ShiftLeft<23>(exponent)));
+      },
+      x, n);
+}
+inline float sum(floats x) {
+  auto const four = hn::Add(hn::Add(x.v[0], x.v[1]), hn::Add(x.v[2], x.v[3]));
+  return hn::GetLane(hn::SumOfLanes(floats::tag{}, four));
+}
+inline float largest(floats x) {
+  auto const four = hn::Max(hn::Max(x.v[0], x.v[1]), hn::Max(x.v[2], x.v[3]));
+  return hn::GetLane(hn::MaxOfLanes(floats::tag{}, four));
+}
+/// Even and odd elements of two vectors that follow each other.
+inline void separate(floats low, floats high, floats& even, floats& odd) {
+  floats::tag const d;
+  for (int i = 0; i < 2; ++i) {
+    even.v[i] = hn::ConcatEven(d, low.v[2 * i + 1], low.v[2 * i]);
+    odd.v[i] = hn::ConcatOdd(d, low.v[2 * i + 1], low.v[2 * i]);
+    even.v[2 + i] = hn::ConcatEven(d, high.v[2 * i + 1], high.v[2 * i]);
+    odd.v[2 + i] = hn::ConcatOdd(d, high.v[2 * i + 1], high.v[2 * i]);
+  }
+}
+
+/// The sums of sixteen vectors.
+inline floats sum_each(float const (*parts)[16]) {
+  float sums[16];
+  for (int i = 0; i < 16; ++i) sums[i] = sum(load(parts[i]));
+  return load(sums);
+}
+
+/// [16, 4]: the elements of four vectors side by side.
+inline void store_transposed(float* p, floats const (&x)[4]) {
+  for (int n = 0; n < 4; ++n) {
+    detail::elements const row(x[n]);
+    for (int i = 0; i < 16; ++i) p[4 * i + n] = row.x[i];
+  }
+}
+
+inline ints zero_ints() { return detail::repeat<ints>(0); }
+inline ints rounded(floats x) {
+  return detail::each<ints>([](auto v) { return hn::NearestInt(v); }, x);
+}
+inline floats to_floats(ints x) {
+  return detail::each<floats>([](auto v) { return hn::ConvertTo(floats::tag{}, v); }, x);
+}
+/// high · 2^7 + low
+inline ints join_parts(ints high, ints low) {
+  return detail::each<ints>([](auto h, auto l) { return hn::Add(hn::ShiftLeft<7>(h), l); }, high, low);
+}
+/// x as two parts, of 7 bits each; [16] each.
+inline void store_parts(ints x, std::uint8_t* high, std::uint8_t* low) {
+  detail::elements const from(x);
+  for (int i = 0; i < 16; ++i) {
+    high[i] = static_cast<std::uint8_t>(from.x[i] >> 7);
+    low[i] = static_cast<std::uint8_t>(from.x[i] & 127);
+  }
+}
+/// The low 16 bits of each: [16].
+inline void store_low(std::int16_t* p, ints x) {
+  detail::elements const from(x);
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<std::int16_t>(from.x[i]);
+}
+/// The low 8 bits of each, a and b alternating: [16, 2].
+inline void store_low_pairs(std::int8_t* p, ints a, ints b) {
+  detail::elements const first(a), second(b);
+  for (int i = 0; i < 16; ++i) {
+    p[2 * i] = static_cast<std::int8_t>(first.x[i]);
+    p[2 * i + 1] = static_cast<std::int8_t>(second.x[i]);
+  }
+}
+
+inline bytes load_bytes(void const* p) { return detail::load<bytes>(p); }
+inline void store_bytes(void* p, bytes x) { detail::store(p, x); }
+inline shorts load_shorts(void const* p) { return detail::load<shorts>(p); }
+inline void store_shorts(void* p, shorts x) { detail::store(p, x); }
+inline bytes repeat_bytes(std::int32_t four) {
+  return detail::each<bytes>([](auto v) { return hn::BitCast(bytes::tag{}, v); }, detail::repeat<ints>(four));
+}
+inline shorts repeat_shorts(std::int32_t two) {
+  return detail::each<shorts>([](auto v) { return hn::BitCast(shorts::tag{}, v); }, detail::repeat<ints>(two));
+}
+inline shorts operator+(shorts a, shorts b) {
+  return detail::each<shorts>([](auto x, auto y) { return hn::Add(x, y); }, a, b);
+}
+/// Products of unsigned a and signed b, neighbours added.
+inline shorts multiply_pairs(bytes a, bytes b) {
+  return detail::each<shorts>(
+      [](auto x, auto y) {
+        shorts::tag const d;
+        auto const even = hn::And(hn::BitCast(d, x), hn::Set(d, 0xff));
+        auto const odd = hn::BitCast(d, hn::ShiftRight<8>(hn::BitCast(detail::unsigned_shorts{}, x)));
+        return hn::Add(hn::Mul(even, detail::lower<shorts::tag, 8>(y)),
+                       hn::Mul(odd, detail::higher<shorts::tag, 8>(y)));
+      },
+      a, b);
+}
+/// sum + products of neighbours, two at a time.
+inline ints dot(ints sum, shorts a, shorts b) {
+  return detail::each<ints>(
+      [](auto before, auto x, auto y) {
+        auto const even = hn::Mul(detail::lower<ints::tag, 16>(x), detail::lower<ints::tag, 16>(y));
+        auto const odd = hn::Mul(detail::higher<ints::tag, 16>(x), detail::higher<ints::tag, 16>(y));
+        return hn::Add(before, hn::Add(even, odd));
+      },
+      sum, a, b);
+}
+/// sum + products of unsigned a, below 128, and signed b, four at a time.
+inline ints dot(ints sum, bytes a, bytes b) {
+  return detail::each<ints>(
+      [](auto before, auto x) {
+        return hn::Add(before, hn::Add(detail::lower<ints::tag, 16>(x), detail::higher<ints::tag, 16>(x)));
+      },
+      sum, multiply_pairs(a, b));
+}
+
+/// A table of 2^Bits bytes, repeated to the sixteen that four bits choose from.
+template <int Bits>
+struct code_table {
+  hn::Vec<bytes::tag> entries;
+
+  explicit code_table(std::uint8_t const* table) {
+    alignas(16) std::uint8_t x[16];
+    for (unsigned i = 0; i < 16; ++i) x[i] = table[i & ((1u << Bits) - 1)];
+    entries = hn::Load(bytes::tag{}, x);
+  }
+};
+
+namespace detail {
+/// The bits of `Mask` after a shift down.
+template <int Shift, int Mask, class V>
+HWY_INLINE V bits(V line) {
+  unsigned_shorts const d;
+  auto const shifted = hn::BitCast(bytes::tag{}, hn::ShiftRight<Shift>(hn::BitCast(d, line)));
+  return hn::And(shifted, hn::Set(bytes::tag{}, Mask));
+}
+
+/// A quarter of each of eight blocks as codes: the bytes from `packed` of every line.
+template <int Bits>
+HWY_INLINE void codes_of_quarter(std::uint8_t const* packed, hn::Vec<bytes::tag> (&out)[8]) {
+  hn::Vec<bytes::tag> lines[Bits];
+  for (int i = 0; i < Bits; ++i) lines[i] = hn::LoadU(bytes::tag{}, packed + 64 * i);
+  constexpr int mask = (1 << Bits) - 1;
+  if constexpr (Bits == 4)
+    for (int i = 0; i < 4; ++i) {
+      out[2 * i] = bits<0, mask>(lines[i]);
+      out[2 * i + 1] = bits<4, mask>(lines[i]);
+    }
+  if constexpr (Bits == 2)
+    for (int i = 0; i < 2; ++i) {
+      out[4 * i] = bits<0, mask>(lines[i]);
+      out[4 * i + 1] = bits<2, mask>(lines[i]);
+      out[4 * i + 2] = bits<4, mask>(lines[i]);
+      out[4 * i + 3] = bits<6, mask>(lines[i]);
+    }
+  if constexpr (Bits == 3) {
+    for (int i = 0; i < 3; ++i) {
+      out[2 * i] = bits<0, mask>(lines[i]);
+      out[2 * i + 1] = bits<3, mask>(lines[i]);
+    }
+    out[6] = hn::Or(bits<6, 3>(lines[0]), bits<4, 4>(lines[2]));
+    out[7] = hn::Or(bits<6, 3>(lines[1]), bits<5, 4>(lines[2]));
+  }
+}
+}  // namespace detail
+
+/// What the codes of eight blocks read as; see `eight_blocks.hpp`.
+template <int Bits>
+HWY_INLINE void unpack(std::uint8_t const* packed, code_table<Bits> const& table, bytes (&out)[8]) {
+  for (int quarter = 0; quarter < 4; ++quarter) {
+    hn::Vec<bytes::tag> codes[8];
+    detail::codes_of_quarter<Bits>(packed + 16 * quarter, codes);
+    for (int i = 0; i < 8; ++i) out[i].v[quarter] = hn::TableLookupBytes(table.entries, codes[i]);
+  }
+}
+
+#include "backends/cpu/kernel/all.inl"
+
+}  // namespace kvquant::cpu::portable
+HWY_AFTER_NAMESPACE();
