@@ -50,8 +50,8 @@ struct quad_offsets {
 struct key_slot {
   static constexpr std::size_t most_pairs = 128;
   static constexpr std::size_t token(std::size_t index) { return index % page_tokens; }
-  static constexpr std::size_t angle(std::size_t index) { return index % (most_pairs * page_tokens); }  ///< pair, token
   static constexpr std::size_t member(std::size_t index) { return index / page_tokens; }  ///< pair, + most_pairs
+  static constexpr std::size_t partner(std::size_t member) { return member ^ most_pairs; }
   static std::size_t encode(page_geometry const& geometry, std::size_t element) {
     std::size_t const channel = element % geometry.head_dim, turned = geometry.rotary_dim / 2;
     bool const split = channel < 2 * turned && geometry.pairing == rope_pairing::half_split;
@@ -59,7 +59,7 @@ struct key_slot {
     return (second * most_pairs + pair) * page_tokens + element / geometry.head_dim;
   }
   static std::size_t decode(page_geometry const& geometry, std::size_t index) {
-    auto const [first, second] = pair_of(geometry, angle(index) / page_tokens);
+    auto const [first, second] = pair_of(geometry, member(index) % most_pairs);
     return token(index) * geometry.head_dim + (member(index) < most_pairs ? first : second);
   }
 };

@@ -46,6 +46,12 @@ inline __m256i low_halves(__m256i low, __m256i high) {
 inline floats from_halves(__m256i x) {
   return {_mm256_cvtph_ps(_mm256_castsi256_si128(x)), _mm256_cvtph_ps(_mm256_extracti128_si256(x, 1))};
 }
+/// 32 bits of a table for each of 8 indices in 16 bits.
+inline __m256i gather_at(void const* table, __m256i slots) {
+  return _mm256_i32gather_epi32(static_cast<int const*>(table), _mm256_and_si256(slots, _mm256_set1_epi32(0xffff)), 4);
+}
+/// The high 16 bits of each.
+inline __m256 from_shorts(__m256i x) { return _mm256_cvtepi32_ps(_mm256_srai_epi32(x, 16)); }
 /// Even (`Half` 0) or odd (1) elements of two vectors that follow each other.
 template <int Half>
 inline __m256 every_other(__m256 a, __m256 b) {
@@ -92,6 +98,12 @@ inline floats load(half const* p) { return detail::from_halves(detail::load(p));
 inline floats load_residuals(outlier const* p) {
   return detail::from_halves(
       detail::narrow(_mm256_srli_epi32(detail::load(p), 16), _mm256_srli_epi32(detail::load_high(p), 16)));
+}
+/// What the indices of 16 slots choose of a table of pairs of shorts.
+inline void load_angles(std::int16_t const* table, outlier const* p, floats& cos, floats& sin) {
+  __m256i const low = detail::gather_at(table, detail::load(p)), high = detail::gather_at(table, detail::load_high(p));
+  cos = {detail::from_shorts(_mm256_slli_epi32(low, 16)), detail::from_shorts(_mm256_slli_epi32(high, 16))};
+  sin = {detail::from_shorts(low), detail::from_shorts(high)};
 }
 inline void store(float* p, floats x) {
   _mm256_storeu_ps(p, x.low);
@@ -192,11 +204,11 @@ inline ints dot(ints sum, bytes a, bytes b) { return dot(sum, multiply_pairs(a, 
 /// does not matter.
 template <int Bits>
 struct code_table {
-  static constexpr unsigned places = Bits == 2 ? 2 : 1;
+  static constexpr std::size_t places = Bits == 2 ? 2 : 1;
   __m256i at[places];
 
   explicit code_table(std::uint8_t const* table) {
-    for (unsigned place = 0; place < places; ++place) {
+    for (std::size_t place = 0; place < places; ++place) {
       alignas(32) std::uint8_t entries[32];
       for (unsigned i = 0; i < 32; ++i) entries[i] = table[i >> (2 * place) & ((1u << Bits) - 1)];
       at[place] = detail::load(entries);
@@ -204,10 +216,10 @@ struct code_table {
   }
   /// Of codes that begin `Shift` bits up.
   template <int Shift>
-  __m256i look_up(__m256i line, unsigned place = 0) const {
+  __m256i look_up(__m256i line, std::size_t place = 0) const {
     return look_up_index(_mm256_and_si256(_mm256_srli_epi16(line, Shift), _mm256_set1_epi8(15)), place);
   }
-  __m256i look_up_index(__m256i index, unsigned place = 0) const { return _mm256_shuffle_epi8(at[place], index); }
+  __m256i look_up_index(__m256i index, std::size_t place = 0) const { return _mm256_shuffle_epi8(at[place], index); }
 };
 
 namespace detail {
@@ -223,20 +235,20 @@ template <int Bits>
 [[gnu::always_inline]] inline void unpack_half(std::uint8_t const* packed, code_table<Bits> const& table,
                                                __m256i (&out)[8]) {
   __m256i lines[Bits];
-  for (int i = 0; i < Bits; ++i) lines[i] = load(packed + 64 * i);
+  for (std::size_t i = 0; i < Bits; ++i) lines[i] = load(packed + 64 * i);
   if constexpr (Bits == 4)
-    for (int i = 0; i < 4; ++i) {
+    for (std::size_t i = 0; i < 4; ++i) {
       out[2 * i] = table.template look_up<0>(lines[i]);
       out[2 * i + 1] = table.template look_up<4>(lines[i]);
     }
   if constexpr (Bits == 2)
-    for (int i = 0; i < 2; ++i)
-      for (unsigned place = 0; place < 2; ++place) {
-        out[4 * i + static_cast<int>(place)] = table.template look_up<0>(lines[i], place);
-        out[4 * i + 2 + static_cast<int>(place)] = table.template look_up<4>(lines[i], place);
+    for (std::size_t i = 0; i < 2; ++i)
+      for (std::size_t place = 0; place < 2; ++place) {
+        out[4 * i + place] = table.template look_up<0>(lines[i], place);
+        out[4 * i + 2 + place] = table.template look_up<4>(lines[i], place);
       }
   if constexpr (Bits == 3) {
-    for (int i = 0; i < 3; ++i) {
+    for (std::size_t i = 0; i < 3; ++i) {
       out[2 * i] = table.template look_up<0>(lines[i]);
       out[2 * i + 1] = table.template look_up<3>(lines[i]);
     }
@@ -252,7 +264,7 @@ template <int Bits>
   __m256i low[8], high[8];
   detail::unpack_half(packed, table, low);
   detail::unpack_half(packed + 32, table, high);
-  for (int i = 0; i < 8; ++i) out[i] = {low[i], high[i]};
+  for (std::size_t i = 0; i < 8; ++i) out[i] = {low[i], high[i]};
 }
 
 #include "backends/cpu/kernel/all.inl"

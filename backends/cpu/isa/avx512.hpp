@@ -35,6 +35,13 @@ inline floats load(half const* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(r
 inline floats load_residuals(outlier const* p) {
   return {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_loadu_si512(p), 16)))};
 }
+/// What the indices of 16 slots choose of a table of pairs of shorts.
+inline void load_angles(std::int16_t const* table, outlier const* p, floats& cos, floats& sin) {
+  __m512i const index = _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(0xffff));
+  __m512i const both = _mm512_i32gather_epi32(index, table, 4);
+  cos = {_mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(both, 16), 16))};
+  sin = {_mm512_cvtepi32_ps(_mm512_srai_epi32(both, 16))};
+}
 inline void store(float* p, floats x) { _mm512_storeu_ps(p, x.v); }
 inline floats operator+(floats a, floats b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline floats operator-(floats a, floats b) { return {_mm512_sub_ps(a.v, b.v)}; }
@@ -130,44 +137,44 @@ inline ints dot(ints sum, bytes a, bytes b) { return {_mm512_dpbusd_epi32(sum.v,
 /// does not matter.
 template <int Bits>
 struct code_table {
-  static constexpr int places = Bits == 2 ? 3 : Bits == 3 ? 3 : 2;
+  static constexpr std::size_t places = Bits == 2 ? 3 : Bits == 3 ? 3 : 2;
   bytes at[places];
 
   explicit code_table(std::uint8_t const* table) {
     alignas(64) std::uint8_t entries[places][64];
     for (unsigned i = 0; i < 64; ++i) {
       if constexpr (Bits == 4)
-        for (int place = 0; place < 2; ++place) entries[place][i] = table[i >> (2 * place) & 15];
+        for (std::size_t place = 0; place < 2; ++place) entries[place][i] = table[i >> (2 * place) & 15];
       if constexpr (Bits == 2)
-        for (int place = 0; place < 3; ++place) entries[place][i] = table[i >> (2 * place) & 3];
+        for (std::size_t place = 0; place < 3; ++place) entries[place][i] = table[i >> (2 * place) & 3];
       if constexpr (Bits == 3) {
-        for (int place = 0; place < 2; ++place) entries[place][i] = table[i >> (3 * place) & 7];
+        for (std::size_t place = 0; place < 2; ++place) entries[place][i] = table[i >> (3 * place) & 7];
         entries[2][i] = table[(i >> 4 & 3) | (i >> 3 & 1) << 2];
       }
     }
-    for (int place = 0; place < places; ++place) at[place] = load_bytes(entries[place]);
+    for (std::size_t place = 0; place < places; ++place) at[place] = load_bytes(entries[place]);
   }
-  bytes look_up(int place, __m512i codes) const { return {_mm512_permutexvar_epi8(codes, at[place].v)}; }
+  bytes look_up(std::size_t place, __m512i codes) const { return {_mm512_permutexvar_epi8(codes, at[place].v)}; }
 };
 
 /// What the codes of eight blocks read as; see `eight_blocks.hpp`.
 template <int Bits>
 [[gnu::always_inline]] inline void unpack(std::uint8_t const* packed, code_table<Bits> const& table, bytes (&out)[8]) {
   __m512i lines[Bits];
-  for (int i = 0; i < Bits; ++i) lines[i] = load_bytes(packed + 64 * i).v;
+  for (std::size_t i = 0; i < Bits; ++i) lines[i] = load_bytes(packed + 64 * i).v;
   if constexpr (Bits == 4)
-    for (int i = 0; i < 4; ++i) {
+    for (std::size_t i = 0; i < 4; ++i) {
       out[2 * i] = table.look_up(0, lines[i]);
       out[2 * i + 1] = table.look_up(1, _mm512_srli_epi16(lines[i], 2));
     }
   if constexpr (Bits == 2)
-    for (int i = 0; i < 2; ++i) {
-      for (int place = 0; place < 3; ++place) out[4 * i + place] = table.look_up(place, lines[i]);
+    for (std::size_t i = 0; i < 2; ++i) {
+      for (std::size_t place = 0; place < 3; ++place) out[4 * i + place] = table.look_up(place, lines[i]);
       out[4 * i + 3] = table.look_up(2, _mm512_srli_epi16(lines[i], 2));
     }
   if constexpr (Bits == 3) {
-    for (int i = 0; i < 3; ++i)
-      for (int place = 0; place < 2; ++place) out[2 * i + place] = table.look_up(place, lines[i]);
+    for (std::size_t i = 0; i < 3; ++i)
+      for (std::size_t place = 0; place < 2; ++place) out[2 * i + place] = table.look_up(place, lines[i]);
     // Bits 4 and 5 of the index: the code's low two; bit 3: its third.
     __m512i const low_two = _mm512_set1_epi8(0x30);
     __m512i const six = _mm512_srli_epi16(lines[0], 2), seven = _mm512_srli_epi16(lines[1], 2);

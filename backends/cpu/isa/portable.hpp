@@ -24,7 +24,7 @@ template <class T>
 struct quarters {
   using element = T;
   using tag = hn::FixedTag<T, 16 / sizeof(T)>;
-  static constexpr int size = 64 / sizeof(T), step = 16 / sizeof(T);
+  static constexpr std::size_t size = 64 / sizeof(T), step = 16 / sizeof(T);
   hn::Vec<tag> v[4];
 };
 struct floats : quarters<float> {};         ///< 16
@@ -40,7 +40,7 @@ namespace detail {
 template <class Out, class F, class... In>
 HWY_INLINE Out each(F f, In const&... in) {
   Out out;
-  for (int i = 0; i < 4; ++i) out.v[i] = f(in.v[i]...);
+  for (std::size_t i = 0; i < 4; ++i) out.v[i] = f(in.v[i]...);
   return out;
 }
 template <class Out>
@@ -54,13 +54,13 @@ HWY_INLINE Out load(void const* p) {
   alignas(16) typename Out::element x[Out::size];
   std::memcpy(x, p, sizeof x);
   Out out;
-  for (int i = 0; i < 4; ++i) out.v[i] = hn::Load(typename Out::tag{}, x + Out::step * i);
+  for (std::size_t i = 0; i < 4; ++i) out.v[i] = hn::Load(typename Out::tag{}, x + Out::step * i);
   return out;
 }
 template <class In>
 HWY_INLINE void store(void* p, In const& in) {
   alignas(16) typename In::element x[In::size];
-  for (int i = 0; i < 4; ++i) hn::Store(in.v[i], typename In::tag{}, x + In::step * i);
+  for (std::size_t i = 0; i < 4; ++i) hn::Store(in.v[i], typename In::tag{}, x + In::step * i);
   std::memcpy(p, x, sizeof x);
 }
 /// The elements as an array.
@@ -86,14 +86,25 @@ inline floats zero() { return all(0.0f); }
 inline floats load(float const* p) { return detail::load<floats>(p); }
 inline floats load(half const* p) {
   float x[16];
-  for (int i = 0; i < 16; ++i) x[i] = to_float(p[i]);
+  for (std::size_t i = 0; i < 16; ++i) x[i] = to_float(p[i]);
   return load(x);
 }
 /// The residuals of 16 slots.
 inline floats load_residuals(outlier const* p) {
   float x[16];
-  for (int i = 0; i < 16; ++i) x[i] = to_float(p[i].residual);
+  for (std::size_t i = 0; i < 16; ++i) x[i] = to_float(p[i].residual);
   return load(x);
+}
+/// What the indices of 16 slots choose of a table of pairs of shorts.
+inline void load_angles(std::int16_t const* table, outlier const* p, floats& cos, floats& sin) {
+  float c[16], s[16];
+  for (std::size_t i = 0; i < 16; ++i) {
+    std::size_t const at = std::size_t{2} * p[i].index;
+    c[i] = table[at];
+    s[i] = table[at + 1];
+  }
+  cos = load(c);
+  sin = load(s);
 }
 inline void store(float* p, floats x) { detail::store(p, x); }
 inline floats operator+(floats a, floats b) {
@@ -138,7 +149,7 @@ inline float largest(floats x) {
 /// Even and odd elements of two vectors that follow each other.
 inline void separate(floats low, floats high, floats& even, floats& odd) {
   floats::tag const d;
-  for (int i = 0; i < 2; ++i) {
+  for (std::size_t i = 0; i < 2; ++i) {
     even.v[i] = hn::ConcatEven(d, low.v[2 * i + 1], low.v[2 * i]);
     odd.v[i] = hn::ConcatOdd(d, low.v[2 * i + 1], low.v[2 * i]);
     even.v[2 + i] = hn::ConcatEven(d, high.v[2 * i + 1], high.v[2 * i]);
@@ -149,15 +160,15 @@ inline void separate(floats low, floats high, floats& even, floats& odd) {
 /// The sums of sixteen vectors.
 inline floats sum_each(float const (*parts)[16]) {
   float sums[16];
-  for (int i = 0; i < 16; ++i) sums[i] = sum(load(parts[i]));
+  for (std::size_t i = 0; i < 16; ++i) sums[i] = sum(load(parts[i]));
   return load(sums);
 }
 
 /// [16, 4]: the elements of four vectors side by side.
 inline void store_transposed(float* p, floats const (&x)[4]) {
-  for (int n = 0; n < 4; ++n) {
+  for (std::size_t n = 0; n < 4; ++n) {
     detail::elements const row(x[n]);
-    for (int i = 0; i < 16; ++i) p[4 * i + n] = row.x[i];
+    for (std::size_t i = 0; i < 16; ++i) p[4 * i + n] = row.x[i];
   }
 }
 
@@ -175,7 +186,7 @@ inline ints join_parts(ints high, ints low) {
 /// x as two parts, of 7 bits each; [16] each.
 inline void store_parts(ints x, std::uint8_t* high, std::uint8_t* low) {
   detail::elements const from(x);
-  for (int i = 0; i < 16; ++i) {
+  for (std::size_t i = 0; i < 16; ++i) {
     high[i] = static_cast<std::uint8_t>(from.x[i] >> 7);
     low[i] = static_cast<std::uint8_t>(from.x[i] & 127);
   }
@@ -183,12 +194,12 @@ inline void store_parts(ints x, std::uint8_t* high, std::uint8_t* low) {
 /// The low 16 bits of each: [16].
 inline void store_low(std::int16_t* p, ints x) {
   detail::elements const from(x);
-  for (int i = 0; i < 16; ++i) p[i] = static_cast<std::int16_t>(from.x[i]);
+  for (std::size_t i = 0; i < 16; ++i) p[i] = static_cast<std::int16_t>(from.x[i]);
 }
 /// The low 8 bits of each, a and b alternating: [16, 2].
 inline void store_low_pairs(std::int8_t* p, ints a, ints b) {
   detail::elements const first(a), second(b);
-  for (int i = 0; i < 16; ++i) {
+  for (std::size_t i = 0; i < 16; ++i) {
     p[2 * i] = static_cast<std::int8_t>(first.x[i]);
     p[2 * i + 1] = static_cast<std::int8_t>(second.x[i]);
   }
@@ -263,22 +274,22 @@ HWY_INLINE V bits(V line) {
 template <int Bits>
 HWY_INLINE void codes_of_quarter(std::uint8_t const* packed, hn::Vec<bytes::tag> (&out)[8]) {
   hn::Vec<bytes::tag> lines[Bits];
-  for (int i = 0; i < Bits; ++i) lines[i] = hn::LoadU(bytes::tag{}, packed + 64 * i);
+  for (std::size_t i = 0; i < Bits; ++i) lines[i] = hn::LoadU(bytes::tag{}, packed + 64 * i);
   constexpr int mask = (1 << Bits) - 1;
   if constexpr (Bits == 4)
-    for (int i = 0; i < 4; ++i) {
+    for (std::size_t i = 0; i < 4; ++i) {
       out[2 * i] = bits<0, mask>(lines[i]);
       out[2 * i + 1] = bits<4, mask>(lines[i]);
     }
   if constexpr (Bits == 2)
-    for (int i = 0; i < 2; ++i) {
+    for (std::size_t i = 0; i < 2; ++i) {
       out[4 * i] = bits<0, mask>(lines[i]);
       out[4 * i + 1] = bits<2, mask>(lines[i]);
       out[4 * i + 2] = bits<4, mask>(lines[i]);
       out[4 * i + 3] = bits<6, mask>(lines[i]);
     }
   if constexpr (Bits == 3) {
-    for (int i = 0; i < 3; ++i) {
+    for (std::size_t i = 0; i < 3; ++i) {
       out[2 * i] = bits<0, mask>(lines[i]);
       out[2 * i + 1] = bits<3, mask>(lines[i]);
     }
@@ -291,10 +302,10 @@ HWY_INLINE void codes_of_quarter(std::uint8_t const* packed, hn::Vec<bytes::tag>
 /// What the codes of eight blocks read as; see `eight_blocks.hpp`.
 template <int Bits>
 HWY_INLINE void unpack(std::uint8_t const* packed, code_table<Bits> const& table, bytes (&out)[8]) {
-  for (int quarter = 0; quarter < 4; ++quarter) {
+  for (std::size_t quarter = 0; quarter < 4; ++quarter) {
     hn::Vec<bytes::tag> codes[8];
     detail::codes_of_quarter<Bits>(packed + 16 * quarter, codes);
-    for (int i = 0; i < 8; ++i) out[i].v[quarter] = hn::TableLookupBytes(table.entries, codes[i]);
+    for (std::size_t i = 0; i < 8; ++i) out[i].v[quarter] = hn::TableLookupBytes(table.entries, codes[i]);
   }
 }
 

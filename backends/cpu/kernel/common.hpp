@@ -46,26 +46,31 @@ struct alignas(line_bytes) query_entries {
 /// Queries that are served together.
 struct alignas(line_bytes) query_chunk {
   query_state queries[largest_together];
-  float sparse_out[largest_head_dim * largest_together];  ///< Σ p · residual: [head_dim, slot_lanes(count)]
+  /// Σ p · residual in parts: [slot_parts(count), head_dim, slot_lanes(count)].
+  float sparse_out[largest_head_dim * largest_together];
   std::size_t count = 0;
 };
 
 /// What slots add goes to one query, or to four side by side.
 constexpr std::size_t slot_lanes(std::size_t queries) { return queries == 1 ? 1 : largest_together; }
+/// Sums of one query's slots go on side by side, so that none waits for the store of the one before.
+constexpr std::size_t slot_parts(std::size_t queries) { return largest_together / slot_lanes(queries); }
+inline constexpr std::size_t slot_batch = 64;
 
 /// What one task writes on its way; one for each worker.
 struct alignas(line_bytes) kernel_scratch {
-  line_vector<query_chunk> chunks;
   query_entries entries[largest_together];
   float scores[largest_together][group_tokens];                                            ///< then probabilities
   std::uint8_t high[largest_together][group_tokens], low[largest_together][group_tokens];  ///< probabilities, in parts
-  float by_token[group_tokens * largest_together];      ///< probabilities, or scores of slots: [tokens, slot_lanes]
-  float members[3 * largest_pairs * largest_together];  ///< of queries, as slots of keys meet them
-  float slots[16];
+  float by_token[group_tokens * largest_together];             ///< probabilities, or scores of slots: [, slot_lanes]
+  float members[2 * key_slot::most_pairs * largest_together];  ///< firsts and seconds of pairs: [, slot_lanes]
+  outlier slots[slot_batch];
+  float slot_cos[slot_batch], slot_sin[slot_batch];                                           ///< times the residual
   std::int16_t turned_a[page_tokens * largest_pairs], turned_b[page_tokens * largest_pairs];  ///< keys of a page
   std::int8_t values[page_tokens * largest_head_dim];                                         ///< levels of a page
   float partial_dots[largest_together][lanes][lanes];
   float gathered_a[largest_pairs], gathered_b[largest_pairs];
+  line_vector<query_chunk> chunks;
   line_vector<float> tile_k, tile_v;  ///< [page_tokens, head_dim] of a page as floats
   key_turns turns;
 };

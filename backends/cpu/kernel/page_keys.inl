@@ -7,6 +7,8 @@
 // Turned query: (A k_a + B k_b) cos jθ + (B k_a − A k_b) sin jθ, where A S and B S are 8-bit entries.
 // Turned keys: the two brackets above are 16-bit numbers, the query has 12 bits, and all of its heads share the keys.
 
+// Loops over sums are unrolled by name: sums that are indexed by a variable would live in memory.
+
 inline constexpr float largest_entry12 = 2000;
 
 /// Sixteen pairs share a unit, so that their products add up in 32 bits.
@@ -43,9 +45,12 @@ inline void set_pair_entries(query_state const& q, key_head const& keys, std::si
 
 /// Adds one segment's integer sums to the scores of 64 tokens.
 template <std::size_t Queries>
-inline void add_segment(ints const (&dots)[Queries][4], query_chunk const& chunk, std::size_t segment, float factor,
-                        kernel_scratch& scratch, std::size_t first_token) {
+[[gnu::always_inline]] inline void add_segment(ints const (&dots)[Queries][4], query_chunk const& chunk,
+                                               std::size_t segment, float factor, kernel_scratch& scratch,
+                                               std::size_t first_token) {
+#pragma GCC unroll 4
   for (std::size_t n = 0; n < Queries; ++n)
+#pragma GCC unroll 4
     for (std::size_t i = 0; i < 4; ++i) {
       float* const score = scratch.scores[n] + first_token + lanes * i;
       floats const before = segment == 0 ? zero() : load(score);
@@ -55,12 +60,15 @@ inline void add_segment(ints const (&dots)[Queries][4], query_chunk const& chunk
 
 /// `add_chunk(chunk of four pairs, sums)` for each, and the sums of four chunks at a time to the scores.
 template <std::size_t Queries, class AddChunk>
-inline void score_segments(std::size_t chunks, query_chunk const& chunk, float factor, kernel_scratch& scratch,
-                           std::size_t first_token, AddChunk&& add_chunk) {
+[[gnu::always_inline]] inline void score_segments(std::size_t chunks, query_chunk const& chunk, float factor,
+                                                  kernel_scratch& scratch, std::size_t first_token,
+                                                  AddChunk&& add_chunk) {
   for (std::size_t first = 0; first < chunks; first += segment_chunks) {
     ints dots[Queries][4];
-    for (auto& of_query : dots)
-      for (ints& it : of_query) it = zero_ints();
+#pragma GCC unroll 4
+    for (std::size_t n = 0; n < Queries; ++n)
+#pragma GCC unroll 4
+      for (std::size_t i = 0; i < 4; ++i) dots[n][i] = zero_ints();
     for (std::size_t at = first; at < std::min(chunks, first + segment_chunks); ++at) add_chunk(at, dots);
     add_segment(dots, chunk, first / segment_chunks, factor, scratch, first_token);
   }
@@ -79,6 +87,7 @@ void score_by_turned_query(split_task const& task, std::uint8_t const* codes, co
         ahead.step();
         bytes keys[8];
         unpack<Bits>(codes + at * packed_block_bytes<Bits>, table, keys);
+#pragma GCC unroll 8
         for (std::size_t block = 0; block < 8; ++block) {
           std::size_t const two_pairs = 2 * at + block / 4, angles = (two_pairs * 4 + block % 4) * 32;
           shorts const cos = load_shorts(cos16 + angles), sin = load_shorts(sin16 + angles);
@@ -137,6 +146,7 @@ inline turned_block turn_block(bytes keys, key_turns const& turns, std::size_t b
 template <std::size_t Queries>
 [[gnu::always_inline]] inline void add_turned_block(turned_block const& keys, std::size_t two_pairs, std::size_t part,
                                                     query_entries const* entries, ints (&dots)[Queries][4]) {
+#pragma GCC unroll 4
   for (std::size_t n = 0; n < Queries; ++n)
     dots[n][part] = dot(dot(dots[n][part], keys.a, repeat_shorts(entries[n].a[two_pairs])), keys.b,
                         repeat_shorts(entries[n].b[two_pairs]));
@@ -151,6 +161,7 @@ void score_turned_keys(split_task const& task, std::uint8_t const* codes, code_t
                             ahead.step();
                             bytes keys[8];
                             unpack<Bits>(codes + at * packed_block_bytes<Bits>, table, keys);
+#pragma GCC unroll 8
                             for (std::size_t block = 0; block < 8; ++block)
                               add_turned_block<Queries>(turn_block(keys[block], turns, 8 * at + block),
                                                         2 * at + block / 4, block % 4, scratch.entries, dots);

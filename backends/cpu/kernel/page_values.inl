@@ -41,14 +41,19 @@ template <std::size_t Queries, std::size_t Blocks, class ValuesAt>
 inline void add_value_blocks(std::size_t pages, std::size_t first_block, float const (&units)[Queries],
                              query_chunk& chunk, kernel_scratch const& scratch, ValuesAt&& values_at) {
   ints high[Queries][Blocks], low[Queries][Blocks];
+#pragma GCC unroll 4
   for (std::size_t n = 0; n < Queries; ++n)
+#pragma GCC unroll 4
     for (std::size_t i = 0; i < Blocks; ++i) high[n][i] = low[n][i] = zero_ints();
   for (std::size_t page = 0; page < pages; ++page)
     for (std::size_t half_page = 0; half_page < 2; ++half_page)
+#pragma GCC unroll 4
       for (std::size_t i = 0; i < Blocks; ++i) {
         bytes values[8];
         values_at(page, first_block + i, half_page, values);
+#pragma GCC unroll 8
         for (std::size_t four = 0; four < 8; ++four)
+#pragma GCC unroll 4
           for (std::size_t n = 0; n < Queries; ++n) {
             std::size_t const token = page * page_tokens + half_page * 32 + four * 4;
             std::int32_t p_high, p_low;
@@ -58,7 +63,9 @@ inline void add_value_blocks(std::size_t pages, std::size_t first_block, float c
             low[n][i] = dot(low[n][i], repeat_bytes(p_low), values[four]);
           }
       }
+#pragma GCC unroll 4
   for (std::size_t n = 0; n < Queries; ++n)
+#pragma GCC unroll 4
     for (std::size_t i = 0; i < Blocks; ++i) {
       float* const out = chunk.queries[n].out + (first_block + i) * lanes;
       store(out, fma(to_floats(join_parts(high[n][i], low[n][i])), all(units[n]), load(out)));
@@ -96,7 +103,7 @@ void add_stored_values(split_task const& task, std::span<std::byte const* const>
                        kernel_scratch& scratch) {
   add_values<Queries>(task, page, chunk, scratch,
                       [&](std::size_t, std::size_t block, std::size_t half_page, bytes(&values)[8]) {
-                        std::int8_t const* const first = scratch.values + 64 * 8 * (2 * block + half_page);
+                        std::int8_t const* const first = scratch.values + block_codes * (2 * block + half_page);
                         for (std::size_t i = 0; i < 8; ++i) values[i] = load_bytes(first + 64 * i);
                       });
 }

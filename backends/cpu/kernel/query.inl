@@ -66,8 +66,8 @@ inline void softmax_step(query_chunk& chunk, std::size_t index, float* scores, s
     q.l *= keep;
     q.offset *= keep;
     scale_in_place(q.out, d, keep);
-    std::size_t const step = slot_lanes(chunk.count);
-    for (std::size_t i = index; i < d * step; i += step) chunk.sparse_out[i] *= keep;
+    for (std::size_t i = index % slot_lanes(chunk.count); i < d * largest_together; i += slot_lanes(chunk.count))
+      chunk.sparse_out[i] *= keep;
   }
   floats total = zero();
   for (std::size_t t = 0; t < tokens; t += lanes) {

@@ -20,7 +20,7 @@ inline std::span<query_chunk> start_chunks(split_task const& task, kernel_scratc
   for (std::size_t i = 0; i < count; ++i) {
     query_chunk& chunk = scratch.chunks[i];
     chunk.count = std::min(largest_together, queries - i * largest_together);
-    std::fill_n(chunk.sparse_out, task.head_dim() * slot_lanes(chunk.count), 0.0f);
+    std::fill_n(chunk.sparse_out, task.head_dim() * largest_together, 0.0f);
     for (std::size_t n = 0; n < chunk.count; ++n) {
       query_state& q = chunk.queries[n];
       std::size_t const index = i * largest_together + n;
@@ -205,6 +205,13 @@ void attend_rows_of_pages(split_task const& task, std::size_t first, std::size_t
   }
 }
 
+inline float sparse_sum(query_chunk const& chunk, std::size_t head_dim, std::size_t query, std::size_t channel) {
+  float sum = 0;
+  for (std::size_t part = 0; part < slot_parts(chunk.count); ++part)
+    sum += chunk.sparse_out[(part * head_dim + channel) * slot_lanes(chunk.count) + query];
+  return sum;
+}
+
 inline void store_partials(split_task const& task, std::span<query_chunk const> chunks) {
   std::size_t const d = task.head_dim();
   float* to = task.partials;
@@ -213,8 +220,7 @@ inline void store_partials(split_task const& task, std::span<query_chunk const> 
       query_state const& q = chunk.queries[n];
       to[0] = q.m;
       to[1] = q.l;
-      for (std::size_t c = 0; c < d; ++c)
-        to[2 + c] = q.out[c] + q.offset + chunk.sparse_out[c * slot_lanes(chunk.count) + n];
+      for (std::size_t c = 0; c < d; ++c) to[2 + c] = q.out[c] + q.offset + sparse_sum(chunk, d, n, c);
     }
 }
 

@@ -23,13 +23,13 @@ namespace kvquant::cpu::avx512 {
 KVQ_TARGET_END
 KVQ_TARGET_BEGIN("avx2,fma,f16c")
 namespace kvquant::cpu::avx2 {
-#include "test/backends/cpu/words_on_memory.inl"
+#include "test/backends/cpu/words_on_memory.inl"  // NOLINT(readability-duplicate-include)
 }  // namespace kvquant::cpu::avx2
 KVQ_TARGET_END
 #endif
 HWY_BEFORE_NAMESPACE();
 namespace kvquant::cpu::portable {
-#include "test/backends/cpu/words_on_memory.inl"
+#include "test/backends/cpu/words_on_memory.inl"  // NOLINT(readability-duplicate-include)
 }  // namespace kvquant::cpu::portable
 HWY_AFTER_NAMESPACE();
 
@@ -93,6 +93,25 @@ TEST_CASE("words: numbers are loaded from binary16 and from slots") {
   });
 }
 
+TEST_CASE("words: slots choose their angles") {
+  for_each_isa([](test::words_on_memory const& words) {
+    std::int16_t table[128];
+    outlier slots[16];
+    float cos[16], sin[16], expected_cos[16], expected_sin[16];
+    numbers random;
+    random.fill(table, -32768, 32767);
+    for (std::uint16_t i = 0; i < 16; ++i) {
+      std::size_t const index = i * 37u % 64;
+      slots[i] = {static_cast<std::uint16_t>(index), half{0xffff}};
+      expected_cos[i] = table[2 * index];
+      expected_sin[i] = table[2 * index + 1];
+    }
+    words.load_angles(table, slots, cos, sin);
+    require_same(cos, expected_cos);
+    require_same(sin, expected_sin);
+  });
+}
+
 TEST_CASE("words: arithmetic of floats") {
   for_each_isa([](test::words_on_memory const& words) {
     float a[16], b[16], c[16], found[6][16];
@@ -101,7 +120,7 @@ TEST_CASE("words: arithmetic of floats") {
     random.fill(b, -1000, 1000);
     random.fill(c, -1000, 1000);
     words.calculate(a, b, c, found);
-    for (int i = 0; i < 16; ++i) {
+    for (std::size_t i = 0; i < 16; ++i) {
       float const expected[6] = {a[i] + b[i],        a[i] - b[i],        a[i] * b[i],
                                  a[i] * b[i] + c[i], a[i] * b[i] - c[i], std::max(a[i], b[i])};
       float const column[6] = {found[0][i], found[1][i], found[2][i], found[3][i], found[4][i], found[5][i]};
@@ -141,7 +160,7 @@ TEST_CASE("words: sums, largest elements and orders") {
     float x[16][16], pairs[32], expected[16] = {}, found[16];
     numbers random;
     for (auto& row : x) random.fill(row, -1000, 1000);
-    for (int n = 0; n < 16; ++n) {
+    for (std::size_t n = 0; n < 16; ++n) {
       float most = x[n][0];
       for (float const it : x[n]) {
         expected[n] += it;
@@ -155,13 +174,13 @@ TEST_CASE("words: sums, largest elements and orders") {
 
     float transposed[64], expected_transposed[64];
     words.store_transposed(x, transposed);
-    for (int i = 0; i < 64; ++i) expected_transposed[i] = x[i % 4][i / 4];
+    for (std::size_t i = 0; i < 64; ++i) expected_transposed[i] = x[i % 4][i / 4];
     require_same(transposed, expected_transposed);
 
     float even[16], odd[16], expected_odd[16];
     random.fill(pairs, -1000, 1000);
     words.separate(pairs, even, odd);
-    for (int i = 0; i < 16; ++i) {
+    for (std::size_t i = 0; i < 16; ++i) {
       expected[i] = pairs[2 * i];
       expected_odd[i] = pairs[2 * i + 1];
     }
@@ -180,7 +199,7 @@ TEST_CASE("words: low bits are kept, whatever is above them") {
     random.fill(b, -1'000'000, 1'000'000);
     words.store_low(a, low);
     words.store_low_pairs(a, b, pairs);
-    for (int i = 0; i < 16; ++i) {
+    for (std::size_t i = 0; i < 16; ++i) {
       expected_low[i] = static_cast<std::int16_t>(static_cast<int>(a[i]));
       expected_pairs[2 * i] = static_cast<std::int8_t>(static_cast<int>(a[i]));
       expected_pairs[2 * i + 1] = static_cast<std::int8_t>(static_cast<int>(b[i]));
@@ -199,7 +218,7 @@ TEST_CASE("words: a probability's parts join to it") {
     random.fill(x, 0, most);
     x[3] = static_cast<float>(most);
     words.parts(x, high, low);
-    for (int i = 0; i < 16; ++i) {
+    for (std::size_t i = 0; i < 16; ++i) {
       REQUIRE(+low[i] == static_cast<int>(x[i]) % 128);
       high_floats[i] = high[i];
       low_floats[i] = low[i];
@@ -218,13 +237,13 @@ TEST_CASE("words: products of bytes, neighbours added") {
     random.fill(a, 0, 128);
     random.fill(b, -127, 127);
     random.fill(plus, -32768, 32767);
-    for (int i = 0; i < 2; ++i) {
+    for (std::size_t i = 0; i < 2; ++i) {
       a[i] = a[10 + i] = 128;
       b[i] = -127;
       b[10 + i] = 127;
     }
     words.multiply_pairs(a, b, plus, found);
-    for (int i = 0; i < 32; ++i)
+    for (std::size_t i = 0; i < 32; ++i)
       expected[i] = static_cast<std::int16_t>(a[2 * i] * b[2 * i] + a[2 * i + 1] * b[2 * i + 1] + plus[i]);
     require_same(found, expected);
   });
@@ -240,7 +259,8 @@ TEST_CASE("words: sums of products of shorts") {
     std::int32_t both;
     std::memcpy(&both, two, 4);
     words.dot_shorts(sum, a, both, found);
-    for (int i = 0; i < 16; ++i) expected[i] = sum[i] + static_cast<float>(a[2 * i] * two[0] + a[2 * i + 1] * two[1]);
+    for (std::size_t i = 0; i < 16; ++i)
+      expected[i] = sum[i] + static_cast<float>(a[2 * i] * two[0] + a[2 * i + 1] * two[1]);
     require_same(found, expected);
   });
 }
@@ -259,9 +279,9 @@ TEST_CASE("words: sums of products of bytes do not saturate below the largest pa
     std::int32_t four;
     std::memcpy(&four, a, 4);
     words.dot_bytes(sum, four, b, found);
-    for (int i = 0; i < 16; ++i) {
+    for (std::size_t i = 0; i < 16; ++i) {
       expected[i] = sum[i];
-      for (int j = 0; j < 4; ++j) expected[i] += static_cast<float>(a[j] * b[4 * i + j]);
+      for (std::size_t j = 0; j < 4; ++j) expected[i] += static_cast<float>(a[j] * b[4 * i + j]);
     }
     require_same(found, expected);
   });
