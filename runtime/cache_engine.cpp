@@ -39,12 +39,14 @@ std::unique_ptr<engine> make_exact_cache(model_config const& config, std::size_t
   return make_engine<backends>(backend, make_passthrough_artifact(shape_of(config)), {.max_tokens = max_tokens});
 }
 
-matrix forward(model const& m, std::span<token_id const> ids, engine_sequence& sequence) {
-  attend_options const options{.window = static_cast<std::size_t>(m.config().sliding_window)};
-  return m.forward(
-      ids, [&](int layer, view2d<float const> q, view2d<float const> k, view2d<float const> v, view2d<float> out) {
-        sequence.append_and_attend(layer, k, v, q, out, options, m.executor());
-      });
+matrix forward(model const& m, std::span<token_id const> ids, engine_sequence& sequence, profile* spent) {
+  attend_options const options{.window = static_cast<std::size_t>(m.config().sliding_window),
+                               .spent = spent == nullptr ? nullptr : &spent->cache};
+  auto const attend = [&](int layer, view2d<float const> q, view2d<float const> k, view2d<float const> v,
+                          view2d<float> out) {
+    sequence.append_and_attend(layer, k, v, q, out, options, m.executor());
+  };
+  return m.forward(ids, attend, spent);
 }
 
 }  // namespace kvquant::runtime

@@ -11,6 +11,7 @@
 
 #include "kvquant/engine.hpp"
 #include "runtime/model.hpp"
+#include "runtime/profile.hpp"
 
 namespace kvquant::runtime {
 
@@ -30,7 +31,8 @@ std::unique_ptr<engine> make_cache(std::filesystem::path const& artifact, std::s
 std::unique_ptr<engine> make_exact_cache(model_config const& config, std::size_t max_tokens,
                                          std::string_view backend = default_backend());
 
-/// The hidden states of tokens that go on a sequence, [T, hidden], each as if they came one by one.
-matrix forward(model const& m, std::span<token_id const> ids, engine_sequence& sequence);
+/// The hidden states of tokens that go on a sequence, [T, hidden], each as if they came one by one. `spent`, if given,
+/// grows by where the time went.
+matrix forward(model const& m, std::span<token_id const> ids, engine_sequence& sequence, profile* spent = nullptr);
 
 }  // namespace kvquant::runtime
