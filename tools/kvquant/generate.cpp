@@ -219,6 +219,36 @@ void print_profile(generation const& it) {
   print_table(table);
 }
 
+/// `model`: its name.
+void report(generate_options const& options, std::string const& model, artifact_info const& info,
+            engine_sequence const& sequence, generation const& result) {
+  std::string const name = options.artifact.empty() ? "f16" : runtime::label_of(info);
+  std::size_t const bytes = sequence.bytes().total(), exact = f16_bytes(info.shape, sequence.tokens());
+  nlohmann::json found = {{"model", model},
+                          {"cache", name},
+                          {"text", result.text},
+                          {"ids", result.ids},
+                          {"stopped", result.stopped},
+                          {"prompt_tokens", result.prompt.tokens},
+                          {"prompt_tokens_per_second", result.prompt.tokens_per_second()},
+                          {"tokens_per_second", result.answer.tokens_per_second()},
+                          {"cache_tokens", sequence.tokens()},
+                          {"cache_bytes", bytes},
+                          {"f16_bytes", exact}};
+  if (options.profile)
+    found["profile"] = {{"prompt", profile_json(result.prompt)}, {"answer", profile_json(result.answer)}};
+  write_json(options.common.json, found);
+  fmt::print("\n");
+  if (options.common.quiet) return;
+  fmt::print(
+      "\n{}: {} tokens read at {:.1f} tokens/s, {} generated at {:.1f} tokens/s; the cache takes {:.2f} MiB, "
+      "{:.2f} MiB in f16\n",
+      name, result.prompt.tokens, result.prompt.tokens_per_second(), result.ids.size(),
+      result.answer.tokens_per_second(), static_cast<double>(bytes) / (1 << 20),
+      static_cast<double>(exact) / (1 << 20));
+  if (options.profile) print_profile(result);
+}
+
 void generate(generate_options const& options) {
   std::vector<std::string> inputs = {options.model};
   for (std::string const& it : {options.artifact, options.prompt_file})
@@ -235,31 +265,7 @@ void generate(generate_options const& options) {
   runtime::model const model(opened.file, opened.pool);
   auto const sequence = cache->open(prompt.size() + options.max_tokens);
   generation const result = generator(model, opened, *sequence).run(prompt, options);
-
-  std::string const name = options.artifact.empty() ? "f16" : runtime::label_of(cache->info());
-  std::size_t const bytes = sequence->bytes().total(), exact = f16_bytes(cache->info().shape, sequence->tokens());
-  nlohmann::json report = {{"model", opened.config.name},
-                           {"cache", name},
-                           {"text", result.text},
-                           {"ids", result.ids},
-                           {"stopped", result.stopped},
-                           {"prompt_tokens", prompt.size()},
-                           {"prompt_tokens_per_second", result.prompt.tokens_per_second()},
-                           {"tokens_per_second", result.answer.tokens_per_second()},
-                           {"cache_tokens", sequence->tokens()},
-                           {"cache_bytes", bytes},
-                           {"f16_bytes", exact}};
-  if (options.profile)
-    report["profile"] = {{"prompt", profile_json(result.prompt)}, {"answer", profile_json(result.answer)}};
-  write_json(options.common.json, report);
-  fmt::print("\n");
-  if (options.common.quiet) return;
-  fmt::print(
-      "\n{}: {} tokens read at {:.1f} tokens/s, {} generated at {:.1f} tokens/s; the cache takes {:.2f} MiB, "
-      "{:.2f} MiB in f16\n",
-      name, prompt.size(), result.prompt.tokens_per_second(), result.ids.size(), result.answer.tokens_per_second(),
-      static_cast<double>(bytes) / (1 << 20), static_cast<double>(exact) / (1 << 20));
-  if (options.profile) print_profile(result);
+  report(options, opened.config.name, cache->info(), *sequence, result);
 }
 
 }  // namespace
