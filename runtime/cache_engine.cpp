@@ -35,8 +35,12 @@ std::unique_ptr<engine> make_cache(std::filesystem::path const& artifact, std::s
   return made;
 }
 
-std::unique_ptr<engine> make_exact_cache(model_config const& config, std::size_t max_tokens, std::string_view backend) {
-  return make_engine<backends>(backend, make_passthrough_artifact(shape_of(config)), {.max_tokens = max_tokens});
+std::unique_ptr<engine> make_exact_cache(model_config const& config, std::string const& model_hash,
+                                         std::size_t max_tokens, std::string_view backend) {
+  auto exact = make_passthrough_artifact(shape_of(config));
+  exact.info.origin.model_name = config.name;
+  exact.info.origin.model_hash = model_hash;
+  return make_engine<backends>(backend, exact, {.max_tokens = max_tokens});
 }
 
 matrix forward(model const& m, std::span<token_id const> ids, engine_sequence& sequence, profile* spent) {

@@ -27,9 +27,10 @@ std::unique_ptr<engine> make_cache(std::filesystem::path const& artifact, std::s
                                    model_config const& config, std::string const& model_hash,
                                    cache_options const& options);
 
-/// A cache in binary16 throughout, with pages for `max_tokens`, all sequences together.
-std::unique_ptr<engine> make_exact_cache(model_config const& config, std::size_t max_tokens,
-                                         std::string_view backend = default_backend());
+/// A cache in binary16 throughout, with pages for `max_tokens`, all sequences together. Files of its sequences belong
+/// to the model, as with artifacts.
+std::unique_ptr<engine> make_exact_cache(model_config const& config, std::string const& model_hash,
+                                         std::size_t max_tokens, std::string_view backend = default_backend());
 
 /// The hidden states of tokens that go on a sequence, [T, hidden], each as if they came one by one. `spent`, if given,
 /// grows by where the time went.

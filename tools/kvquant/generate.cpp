@@ -174,7 +174,8 @@ class generator {
 };
 
 std::unique_ptr<engine> make_cache(generate_options const& options, model_file const& opened, std::size_t tokens) {
-  if (options.artifact.empty()) return runtime::make_exact_cache(opened.config, tokens, options.backend);
+  if (options.artifact.empty())
+    return runtime::make_exact_cache(opened.config, opened.file.hash(), tokens, options.backend);
   return runtime::make_cache(options.artifact, options.backend, opened.config, opened.file.hash(),
                              {.max_tokens = tokens, .recent_pages = options.recent_pages});
 }
