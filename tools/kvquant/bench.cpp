@@ -125,14 +125,16 @@ struct attend_report {
 attend_report measure_all(bench_options const& options) {
   std::vector<job> const jobs = jobs_of(options);
   std::vector<std::string> const isas = isas_of(options);
+  measure::attention_options how{.seconds = options.seconds, .working_set = options.working_set};
+  double const asked = options.seconds * static_cast<double>(options.formats.size() + 1);
+  if (options.sweep) how.most_seconds = std::max(10.0, asked);  // there are hundreds of cases
   progress bar("measuring", isas.size() * jobs.size() + 1, options.common.quiet);
   attend_report report{bandwidths(options.threads), {}, {}};
   bar.advance();
   for (job const& it : jobs)
     for (std::string const& isa : isas) {
       use_isa(isa);
-      auto const found = measure::measure_attention(it, options.formats, {options.seconds, 11, options.working_set},
-                                                    report.bandwidth.at(it.threads));
+      auto const found = measure::measure_attention(it, options.formats, how, report.bandwidth.at(it.threads));
       if (!found.skipped.empty()) report.skipped.push_back(found.skipped);
       for (attention_result const& one : found.results) report.cases.push_back({one, isa});
       bar.advance();
