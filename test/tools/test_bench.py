@@ -9,8 +9,8 @@ from tool_case import ToolCase, main
 # One round of small cases whose bytes need not leave the machine's caches.
 BRIEF = ("--seconds", "0", "--shape", "2/1/32")
 WARM = (*BRIEF, "--working-set", "0")
-MEMBERS = {"name", "isa", "format", "ns_per_token_layer", "seconds_per_call", "gbps", "share_of_bandwidth", "ratio_to_f16",
-           "bytes", "error"}
+MEMBERS = {"name", "isa", "format", "ns_per_token_layer", "seconds_per_call", "gbps", "share_of_bandwidth",
+           "ratio_to_f16", "bytes", "error"}
 ISAS = ("avx512", "avx2")
 
 
