@@ -18,6 +18,9 @@ namespace {
 /// Kernels that compute with integers are off by 0.2 to 0.9 %.
 constexpr double largest_error = 2e-2;
 
+/// However long they take.
+constexpr std::size_t fewest_rounds = 3;
+
 /// One format of a job, and how far its turns have come.
 class runner {
  public:
@@ -76,6 +79,20 @@ class runner {
   std::vector<double> seconds_;  // of one call, by round
 };
 
+/// Rounds until each runner has had its share, or all together more than theirs.
+void take_turns(std::span<runner> runners, attention_options const& options, executor_ref executor) {
+  auto const has_enough = [&](runner const& it) {
+    return it.seconds().size() >= options.rounds && it.spent() >= options.seconds;
+  };
+  double spent = 0;
+  for (std::size_t round = 0; !std::all_of(runners.begin(), runners.end(), has_enough); ++round) {
+    if (round >= fewest_rounds && spent >= options.most_seconds) return;
+    spent += seconds_of([&] {
+      for (runner& it : runners) it.turn(executor);
+    });
+  }
+}
+
 }  // namespace
 
 std::size_t cold_working_set() { return 2 * last_level_cache_bytes(); }
@@ -97,11 +114,7 @@ attention_results measure_attention(job const& what, std::span<format_choice con
 
   cpu::thread_pool pool(what.threads);
   for (runner& it : runners) it.prepare(options.seconds / static_cast<double>(options.rounds), pool);
-  auto const done = [&](runner const& it) {
-    return it.seconds().size() >= options.rounds && it.spent() >= options.seconds;
-  };
-  while (!std::all_of(runners.begin(), runners.end(), done))
-    for (runner& it : runners) it.turn(pool);
+  take_turns(runners, options, pool);
 
   attention_results all;
   for (runner const& it : runners) all.results.push_back(it.result(runners.front(), bandwidth));

@@ -3,6 +3,7 @@
 /// Timing attention: the baseline and other formats in turn, on the same tokens.
 
 #include <cstddef>
+#include <limits>
 #include <span>
 #include <string>
 #include <vector>
@@ -15,6 +16,8 @@ struct attention_options {
   double seconds = 0.3;         ///< of every format, at least
   std::size_t rounds = 11;      ///< at least
   std::size_t working_set = 0;  ///< bytes that the layers of a case hold at least
+  /// Of all formats together, after which three rounds are enough.
+  double most_seconds = std::numeric_limits<double>::infinity();
 };
 
 /// Twice the last-level cache: what a layer reads is cold again when its turn comes.

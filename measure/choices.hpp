@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <array>
+#include <string>
 #include <string_view>
 #include <type_traits>
+#include <vector>
 
 #include "backends/cpu/backend.hpp"
 #include "kvquant/calibrate/passthrough_artifact.hpp"
@@ -27,6 +29,13 @@ inline constexpr auto isa_names = [] {
   std::transform(cpu::all_isas.begin(), cpu::all_isas.end(), names.begin(), cpu::name_of);
   return names;
 }();
+
+/// Those of them that this machine has, fastest first.
+inline std::vector<std::string> available_isa_names() {
+  std::vector<std::string> names;
+  for (cpu::isa const it : cpu::available_isas()) names.emplace_back(cpu::name_of(it));
+  return names;
+}
 
 /// The specs that can be measured. All are instantiated once more for it.
 using measured_specs = type_list<baseline_spec, spec<nuq<2>, nuq<2>>, spec<nuq<3>, nuq<3>>, spec<nuq<4>, nuq<4>>,

@@ -91,4 +91,12 @@ std::vector<format_choice> default_formats() {
   return {{"nuq4"}, {"nuq4", 0.01}, {"nuq3"}, {"nuq3", 0.01}, {"nuq2"}, {"nuq2", 0.01}};
 }
 
+std::vector<std::size_t> sweep_contexts() {
+  std::vector<std::size_t> contexts;
+  for (std::size_t it = 256; it <= std::size_t{32} << 10; it *= 2) contexts.push_back(it);
+  return contexts;
+}
+
+std::vector<format_choice> sweep_formats() { return {{"nuq4"}, {"nuq4", 0.01}, {"nuq3", 0.01}, {"nuq2", 0.01}}; }
+
 }  // namespace kvquant::measure

@@ -49,4 +49,8 @@ std::string to_string(job const& it);
 std::vector<model_shape> default_shapes();
 std::vector<format_choice> default_formats();
 
+/// Where a format has to be faster than the baseline, whatever the instructions: from 256 tokens on.
+std::vector<std::size_t> sweep_contexts();
+std::vector<format_choice> sweep_formats();
+
 }  // namespace kvquant::measure

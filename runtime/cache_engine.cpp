@@ -35,16 +35,22 @@ std::unique_ptr<engine> make_cache(std::filesystem::path const& artifact, std::s
   return made;
 }
 
-std::unique_ptr<engine> make_exact_cache(model_config const& config, std::size_t max_tokens, std::string_view backend) {
-  return make_engine<backends>(backend, make_passthrough_artifact(shape_of(config)), {.max_tokens = max_tokens});
+std::unique_ptr<engine> make_exact_cache(model_config const& config, std::string const& model_hash,
+                                         std::size_t max_tokens, std::string_view backend) {
+  auto exact = make_passthrough_artifact(shape_of(config));
+  exact.info.origin.model_name = config.name;
+  exact.info.origin.model_hash = model_hash;
+  return make_engine<backends>(backend, exact, {.max_tokens = max_tokens});
 }
 
-matrix forward(model const& m, std::span<token_id const> ids, engine_sequence& sequence) {
-  attend_options const options{.window = static_cast<std::size_t>(m.config().sliding_window)};
-  return m.forward(
-      ids, [&](int layer, view2d<float const> q, view2d<float const> k, view2d<float const> v, view2d<float> out) {
-        sequence.append_and_attend(layer, k, v, q, out, options, m.executor());
-      });
+matrix forward(model const& m, std::span<token_id const> ids, engine_sequence& sequence, profile* spent) {
+  attend_options const options{.window = static_cast<std::size_t>(m.config().sliding_window),
+                               .spent = spent == nullptr ? nullptr : &spent->cache};
+  auto const attend = [&](int layer, view2d<float const> q, view2d<float const> k, view2d<float const> v,
+                          view2d<float> out) {
+    sequence.append_and_attend(layer, k, v, q, out, options, m.executor());
+  };
+  return m.forward(ids, attend, spent);
 }
 
 }  // namespace kvquant::runtime

@@ -11,6 +11,7 @@
 
 #include "kvquant/engine.hpp"
 #include "runtime/model.hpp"
+#include "runtime/profile.hpp"
 
 namespace kvquant::runtime {
 
@@ -26,11 +27,13 @@ std::unique_ptr<engine> make_cache(std::filesystem::path const& artifact, std::s
                                    model_config const& config, std::string const& model_hash,
                                    cache_options const& options);
 
-/// A cache in binary16 throughout, with pages for `max_tokens`, all sequences together.
-std::unique_ptr<engine> make_exact_cache(model_config const& config, std::size_t max_tokens,
-                                         std::string_view backend = default_backend());
+/// A cache in binary16 throughout, with pages for `max_tokens`, all sequences together. Files of its sequences belong
+/// to the model, as with artifacts.
+std::unique_ptr<engine> make_exact_cache(model_config const& config, std::string const& model_hash,
+                                         std::size_t max_tokens, std::string_view backend = default_backend());
 
-/// The hidden states of tokens that go on a sequence, [T, hidden], each as if they came one by one.
-matrix forward(model const& m, std::span<token_id const> ids, engine_sequence& sequence);
+/// The hidden states of tokens that go on a sequence, [T, hidden], each as if they came one by one. `spent`, if given,
+/// grows by where the time went.
+matrix forward(model const& m, std::span<token_id const> ids, engine_sequence& sequence, profile* spent = nullptr);
 
 }  // namespace kvquant::runtime

@@ -1,7 +1,9 @@
 #include "kvquant/core/error.hpp"
+#include "kvquant/core/scoped_timer.hpp"
 #include "runtime/kernels.hpp"
 #include "runtime/model.hpp"
 #include "runtime/model_state.hpp"
+#include "runtime/profile.hpp"
 
 namespace kvquant::runtime {
 
@@ -10,7 +12,7 @@ namespace {
 /// The matrices of a layer, used again for the next.
 class layer_pass {
  public:
-  layer_pass(model::state const& s, std::size_t tokens) : s_(s) {
+  layer_pass(model::state const& s, std::size_t tokens, profile* spent) : s_(s), spent_(spent) {
     auto const rows = static_cast<Eigen::Index>(tokens);
     auto const& c = s.config;
     normed_.resize(rows, c.hidden);
@@ -28,22 +30,32 @@ class layer_pass {
     layer_weights const& w = s_.layers[static_cast<std::size_t>(layer)];
     auto const normed = view_of(normed_);
     s_.norm(view_of(x), w.attention_norm, normed);
-    s_.project(normed, *w.q, w.q_bias, view_of(q_), scratch_);
-    s_.project(normed, *w.k, w.k_bias, view_of(k_), scratch_);
-    s_.project(normed, *w.v, w.v_bias, view_of(v_), scratch_);
+    project(normed, *w.q, w.q_bias, view_of(q_));
+    project(normed, *w.k, w.k_bias, view_of(k_));
+    project(normed, *w.v, w.v_bias, view_of(v_));
     attend(layer, q_, k_, v_, view_of(attended_));
-    multiply(view_of(attended_), *w.attention_out, view_of(x), accumulate::yes, scratch_, s_.executor);
+    add_product(view_of(attended_), *w.attention_out, view_of(x));
 
     s_.norm(view_of(x), w.feed_forward_norm, normed);
-    s_.project(normed, *w.gate, {}, view_of(gate_), scratch_);
-    s_.project(normed, *w.up, {}, view_of(up_), scratch_);
+    project(normed, *w.gate, {}, view_of(gate_));
+    project(normed, *w.up, {}, view_of(up_));
     auto const gate = view_of(gate_), up = view_of(up_);
     s_.for_tokens(gate.rows, [&](std::size_t t) { kernels::silu_multiply(gate.row(t), up.row(t), gate.row(t)); });
-    multiply(gate, *w.down, view_of(x), accumulate::yes, scratch_, s_.executor);
+    add_product(gate, *w.down, view_of(x));
   }
 
  private:
+  void project(view2d<float const> x, gguf_tensor const& weight, std::span<float const> bias, view2d<float> out) {
+    scoped_timer const timer(spent_, &profile::products);
+    s_.project(x, weight, bias, out, scratch_);
+  }
+  void add_product(view2d<float const> x, gguf_tensor const& weight, view2d<float> sum) {
+    scoped_timer const timer(spent_, &profile::products);
+    multiply(x, weight, sum, accumulate::yes, scratch_, s_.executor);
+  }
+
   model::state const& s_;
+  profile* spent_;
   weight_scratch scratch_;
   matrix normed_, q_, k_, v_, attended_, gate_, up_;
 };
@@ -87,10 +99,10 @@ class hooked_attention {
 };
 
 template <class Attend>
-matrix run_layers(model::state const& s, std::span<token_id const> ids, Attend&& attend) {
+matrix run_layers(model::state const& s, std::span<token_id const> ids, profile* spent, Attend&& attend) {
   matrix x(static_cast<Eigen::Index>(ids.size()), s.config.hidden);
   s.embed(ids, view_of(x));
-  layer_pass pass(s, ids.size());
+  layer_pass pass(s, ids.size(), spent);
   for (int layer = 0; layer < s.config.layers; ++layer) pass.run(layer, x, attend);
   s.norm(view_of(x), s.output_norm, view_of(x));
   return x;
@@ -100,14 +112,15 @@ matrix run_layers(model::state const& s, std::span<token_id const> ids, Attend&&
 
 matrix model::forward(std::span<token_id const> ids, kv_hook* hook) const {
   state_->check_window(ids);
-  return run_layers(*state_, ids, hooked_attention(*state_, ids.size(), hook));
+  return run_layers(*state_, ids, nullptr, hooked_attention(*state_, ids.size(), hook));
 }
 
-matrix model::forward(std::span<token_id const> ids, attention_function const& attention) const {
+matrix model::forward(std::span<token_id const> ids, attention_function const& attention, profile* spent) const {
   state_->check(ids);
-  return run_layers(*state_, ids, [&](int layer, matrix const& q, matrix const& k, matrix const& v, view2d<float> out) {
+  auto const attend = [&](int layer, matrix const& q, matrix const& k, matrix const& v, view2d<float> out) {
     attention(layer, view_of(q), view_of(k), view_of(v), out);
-  });
+  };
+  return run_layers(*state_, ids, spent, attend);
 }
 
 }  // namespace kvquant::runtime

@@ -4,8 +4,10 @@
 #include <utility>
 
 #include "kvquant/core/error.hpp"
+#include "kvquant/core/scoped_timer.hpp"
 #include "runtime/kernels.hpp"
 #include "runtime/model_state.hpp"
+#include "runtime/profile.hpp"
 
 namespace kvquant::runtime {
 
@@ -173,12 +175,13 @@ void model::state::rotate(view2d<float> x, rope_angle_table<float> const& angles
   });
 }
 
-void model::logits(view2d<float const> hidden, view2d<float> out) const {
+void model::logits(view2d<float const> hidden, view2d<float> out, profile* spent) const {
   auto const& c = state_->config;
   require(hidden.cols == static_cast<std::size_t>(c.hidden) && out.cols == static_cast<std::size_t>(c.vocabulary) &&
               out.rows == hidden.rows,
           errc::bad_shape, "logits: ", hidden.rows, " x ", hidden.cols, " to ", out.rows, " x ", out.cols,
           ", expected ", c.hidden, " columns to ", c.vocabulary);
+  scoped_timer const timer(spent, &profile::logits);
   weight_scratch scratch;
   multiply(hidden, *state_->output, out, accumulate::no, scratch, state_->executor);
 }

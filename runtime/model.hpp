@@ -18,6 +18,8 @@
 
 namespace kvquant::runtime {
 
+struct profile;
+
 using token_id = std::int32_t;
 using matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
@@ -71,11 +73,12 @@ class model {
   /// vocabulary, `unsupported` for a window longer than the model's sliding attention.
   matrix forward(std::span<token_id const> ids, kv_hook* hook = nullptr) const;
 
-  /// The same for tokens that go on a sequence which `attention` keeps.
-  matrix forward(std::span<token_id const> ids, attention_function const& attention) const;
+  /// The same for tokens that go on a sequence which `attention` keeps. `spent`, if given, grows by the time of the
+  /// products.
+  matrix forward(std::span<token_id const> ids, attention_function const& attention, profile* spent = nullptr) const;
 
-  /// Scores of hidden states: hidden [rows, hidden], out [rows, vocabulary].
-  void logits(view2d<float const> hidden, view2d<float> out) const;
+  /// Scores of hidden states: hidden [rows, hidden], out [rows, vocabulary]. `spent`, if given, grows by the time.
+  void logits(view2d<float const> hidden, view2d<float> out, profile* spent = nullptr) const;
 
   /// Un-quantized forward, and backward of the mean cross-entropy of predictions 1 … T−1. `sink` is called once a
   /// layer, from the last to the first; its views are valid during the call. Keeps O(layers · T · hidden) floats.

@@ -1,14 +1,18 @@
 #include <algorithm>
 #include <array>
 #include <catch2/catch.hpp>
+#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <random>
+#include <span>
+#include <thread>
 #include <vector>
 
 #include "backends/cpu/generic/backend.hpp"
 #include "kvquant/attend/attend.hpp"
 #include "kvquant/cache/kv_cache.hpp"
+#include "kvquant/core/scoped_timer.hpp"
 #include "test/support/hand_made_artifact.hpp"
 #include "test/support/thrown.hpp"
 
@@ -96,6 +100,40 @@ thrown refused_whole(decoding& it, F const& attempt) {
   CHECK(it.tokens_so_far.tokens() == had);
   CHECK(it.cache.free_blocks() == free);
   return refusal;
+}
+
+/// Attention with a pause.
+struct slow_attention : cpu::generic::attention<used_spec> {
+  static constexpr double pause = 1e-3;  // seconds
+  using cpu::generic::attention<used_spec>::attention;
+
+  void operator()(int layer, std::span<attend_args const> batch, executor_ref executor) const {
+    cpu::generic::attention<used_spec>::operator()(layer, batch, executor);
+    std::this_thread::sleep_for(std::chrono::duration<double>(pause));
+  }
+};
+
+TEST_CASE("what appending and attending take is added up for whoever asks", "[attend]") {
+  model const it;
+  slow_attention const attend(it.tables);
+  decoding one(it, {.max_tokens = tokens});
+  decode_seconds spent, whole;
+  inline_executor here;
+  auto const add = [&](std::size_t first, std::size_t count, attend_options const& how) {
+    scoped_timer const timer(&whole, &decode_seconds::attend);
+    attend_as_decoded(one.cache, attend, one.tokens_so_far, 0, it.k.view().middle_rows(first, count),
+                      it.v.view().middle_rows(first, count), it.q.view().middle_rows(first, count),
+                      one.out.view().middle_rows(first, count), how, here);
+  };
+  add(0, 1, {.spent = &spent});  // a sink: one step
+  CHECK(spent.attend >= slow_attention::pause);
+  CHECK((spent.append > 0 && spent.append < spent.attend));
+  add(1, 65, {.spent = &spent});  // 63 tokens, the one that seals a page, another
+  CHECK(spent.attend >= 4 * slow_attention::pause);
+  CHECK(spent.append + spent.attend <= whole.attend);
+  double const attended = spent.attend;
+  add(66, 1, {});
+  CHECK(spent.attend == attended);
 }
 
 }  // namespace

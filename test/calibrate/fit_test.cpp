@@ -310,6 +310,16 @@ TEST_CASE("fixed formats need key ranges alone", "[calibrate]") {
   CHECK(coarse.key.objective > 100 * fine.key.objective);
 }
 
+TEST_CASE("a side of binary16 has no outliers", "[calibrate]") {
+  auto const statistics = small_calibration();
+  auto const fractions_of = [](artifact_info const& it) {
+    return std::tuple(it.outlier_fraction_k, it.outlier_fraction_v);
+  };
+  CHECK(fractions_of(fit<spec<passthrough, passthrough>>(statistics, small_fit()).info) == std::tuple(0, 0));
+  CHECK(fractions_of(fit<spec<passthrough, nuq<3>>>(statistics, small_fit()).info) == std::tuple(0, 0.07));
+  CHECK(fractions_of(fit<spec<nuq<3>, passthrough>>(statistics, small_fit()).info) == std::tuple(0.02, 0));
+}
+
 TEST_CASE("a fitted side needs observed values, a fixed one beside it does not", "[calibrate]") {
   calibrator keys(small_options());
   observe_ranges(keys, 1);

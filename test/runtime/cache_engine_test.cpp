@@ -74,7 +74,7 @@ TEST_CASE("an exact cache gives the hidden states of a window whose keys and val
   model_pair const it(shape);
   auto const ids = random_ids(tokens, tiny_model::vocabulary, 21);
   auto hook = half_hook();
-  auto const cache = make_exact_cache(it.model.config(), tokens);
+  auto const cache = make_exact_cache(it.model.config(), it.gguf.file().hash(), tokens);
   auto const sequence = cache->open(tokens);
   matrix const hidden = forward(it.model, ids, *sequence);
   INFO(shape.architecture << ", " << tokens << " tokens");
@@ -91,7 +91,7 @@ TEST_CASE("an exact cache serves as many tokens as it was made for, token by tok
   model_pair const it({.seed = 22});
   std::size_t const tokens = GENERATE(as<std::size_t>(), 63, 64, 128, 129);
   auto const ids = random_ids(tokens, tiny_model::vocabulary, 22);
-  auto const cache = make_exact_cache(it.model.config(), tokens);
+  auto const cache = make_exact_cache(it.model.config(), it.gguf.file().hash(), tokens);
   auto hook = half_hook();
   CHECK(relative_error(forward_in_chunks(it.model, ids, *cache->open(), 1), it.model.forward(ids, &hook)) < tolerance);
 }
@@ -153,7 +153,7 @@ TEST_CASE("with sliding-window attention a token sees the latest ones alone") {
   sliding_model const sliding(shape);
   model_pair const it(shape);
   auto const ids = random_ids(130, tiny_model::vocabulary, 25);
-  auto const cache = make_exact_cache(sliding.model.config(), ids.size());
+  auto const cache = make_exact_cache(sliding.model.config(), sliding.gguf.file().hash(), ids.size());
   auto const hidden = forward_in_chunks(sliding.model, ids, *cache->open(), GENERATE(as<std::size_t>(), 1, 130));
   // In a single layer a token knows no more than those it sees, and where they stand relative to it.
   for (std::size_t const at : {0u, 38u, 39u, 40u, 63u, 64u, 129u}) {
@@ -173,7 +173,7 @@ TEST_CASE("sliding-window attention works through packed pages") {
   auto const ids = random_ids(200, tiny_model::vocabulary, 26);
   matrix const hidden = forward(sliding.model, ids, *cache->open());
   CHECK(relative_error(forward_in_chunks(sliding.model, ids, *cache->open(), 1), hidden) < 1e-3);
-  auto const exact = make_exact_cache(sliding.model.config(), ids.size());
+  auto const exact = make_exact_cache(sliding.model.config(), sliding.gguf.file().hash(), ids.size());
   CHECK(relative_error(forward(sliding.model, ids, *exact->open()), hidden) < 0.5);
   CHECK(test::error_of([&] { sliding.model.forward(ids); }).code == errc::unsupported);
 }
@@ -192,7 +192,7 @@ TEST_CASE("an attention function is given what hooks see before RoPE, layer by l
   };
   matrix const hidden = it.model.forward(ids, &hook);
 
-  auto const cache = make_exact_cache(it.model.config(), ids.size());
+  auto const cache = make_exact_cache(it.model.config(), it.gguf.file().hash(), ids.size());
   auto const sequence = cache->open();
   std::vector<int> layers;
   matrix const attended = it.model.forward(
@@ -209,7 +209,7 @@ TEST_CASE("an attention function is given what hooks see before RoPE, layer by l
 
 TEST_CASE("tokens that a model does not have reach no sequence") {
   model_pair const it({.seed = 28});
-  auto const cache = make_exact_cache(it.model.config(), 100);
+  auto const cache = make_exact_cache(it.model.config(), it.gguf.file().hash(), 100);
   auto const sequence = cache->open();
   auto const refusal = [&](std::vector<token_id> const& ids) {
     return test::error_of([&] { forward(it.model, ids, *sequence); });
@@ -227,6 +227,27 @@ TEST_CASE("an artifact of another model is refused with the file and both models
   CHECK(found.code == errc::bad_format);
   CHECK_THAT(found.text, test::says(file.path.string()) && test::says("\"tiny llama\"") &&
                              test::says("\"tiny qwen2\"") && test::says(it.gguf.file().hash()) &&
+                             test::says(other.gguf.file().hash()));
+}
+
+TEST_CASE("a sequence of an exact cache belongs to its model") {
+  model_pair const it({.seed = 33}), other({.seed = 34});
+  test::temporary_folder const folder;
+  auto const exact = [](model_pair const& of) {
+    return make_exact_cache(of.model.config(), of.gguf.file().hash(), 512, "cpu-generic");
+  };
+  auto const ids = random_ids(100, tiny_model::vocabulary, 33);
+  auto const first = exact(it), second = exact(it), foreign = exact(other);
+  auto const sequence = first->open();
+  forward(it.model, ids, *sequence);
+  sequence->save(folder / "x.kvs");
+  auto const back = second->load(folder / "x.kvs");
+  auto const next = std::array<token_id, 1>{7};
+  CHECK(relative_error(forward(it.model, next, *back), forward(it.model, next, *sequence)) == 0);
+
+  auto const found = test::error_of([&] { foreign->load(folder / "x.kvs"); });
+  CHECK(found.code == errc::bad_format);
+  CHECK_THAT(found.text, test::says("the model's hash") && test::says(it.gguf.file().hash()) &&
                              test::says(other.gguf.file().hash()));
 }
 

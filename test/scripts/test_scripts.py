@@ -311,7 +311,11 @@ class Demo(Workshop):
 
 
 class Roofline(Workshop):
-    CASE = {"name": "2/1/32 64, batch 1, 2 threads, nuq4", "format": "nuq4", "bytes": 4096, "seconds_per_call": 1e-6}
+    REPORT = {"backend": "cpu", "bandwidth_gbps": {"1": 10.0, "2": 20.0}, "cases": [
+        {"name": f"{shape} {context}, batch 1, {threads}, {name}", "isa": "avx2", "format": name, "bytes": 4000,
+         "seconds_per_call": 1e-6}
+        for shape in ("2/1/32", "8/8/64") for context in (64, 128) for threads in ("1 thread", "2 threads")
+        for name in ("f16", "nuq4")]}
 
     def setUp(self) -> None:
         super().setUp()
@@ -323,25 +327,44 @@ class Roofline(Workshop):
 
     def test_says_which_package_is_missing(self) -> None:
         (self.root / "scripts" / "matplotlib.py").write_text("raise ModuleNotFoundError(name='matplotlib')\n")
-        done = self.run_on(json.dumps({"cases": [self.CASE]}))
+        done = self.run_on(json.dumps(self.REPORT))
         self.assertEqual(done.returncode, 1)
         self.assertRegex(done.stderr, r"\Aroofline.py: matplotlib is missing: [^\n]*python3-matplotlib\n\Z")
 
     def test_refuses_what_is_no_report(self) -> None:
+        (self.root / "scripts" / "matplotlib.py").write_text("raise ModuleNotFoundError(name='matplotlib')\n")
         for content in ("", "[]", "{}", '{"cases": []}', '{"cases": [{"gbps": 1}]}'):
             done = self.run_on(content)
             self.assertEqual(done.returncode, 1, content)
             self.assertRegex(done.stderr, r"\Aroofline.py: [^\n]+found.json: [^\n]+\n\Z")
         self.assertFalse(self.plot.exists())
 
-    def test_reads_threads_from_a_name(self) -> None:
-        self.assertEqual(roofline.threads_of(self.CASE["name"]), 2)
+    def test_times_and_labels_of_cases(self) -> None:
+        cases = roofline.read_cases(self.REPORT)
+        self.assertEqual({(case["label"], case["attainable"], case["measured"]) for case in cases},
+                         {(f"{name}, {threads}", microseconds, 1.0) for name in ("f16", "nuq4")
+                          for threads, microseconds in (("1 thread", 0.4), ("2 threads", 0.2))})
+        alone = roofline.read_cases({**self.REPORT, "cases": self.REPORT["cases"][:2]})
+        self.assertEqual([case["label"] for case in alone], ["f16", "nuq4"])
+
+    def test_measures_with_the_tool(self) -> None:
+        tool = self.fakes / "kvquant"
+        self.fake("kvquant", f"echo \"$*\" > {self.root}/asked; echo '{{\"backend\": 7}}' > \"${{@: -1}}\"")
+        self.assertEqual(roofline.measure(tool), {"backend": 7})
+        self.assertRegex((self.root / "asked").read_text(), r"\Abench attend .* --quiet --json \S+\n\Z")
+        self.fake("kvquant", "exit 1")
+        done = self.run_script("roofline.py", "--measure", str(tool), "-o", str(self.plot))
+        self.assertEqual((done.returncode, self.plot.exists()), (1, False))
+        self.assertRegex(done.stderr, r"\Aroofline.py: [^\n]+kvquant: [^\n]+\n\Z")
 
     @unittest.skipUnless(importlib.util.find_spec("matplotlib"), "matplotlib is not installed")
-    def test_plots(self) -> None:
-        roofline.plot({"backend": "cpu", "bandwidth_gbps": {"2": 20.0}, "cases": [self.CASE]}, self.plot)
-        for said in ("nuq4", "20.0 GB/s, 2 threads"):
-            self.assertIn(said, self.plot.read_text())
+    def test_plots_the_same_bytes_again(self) -> None:
+        roofline.plot(self.REPORT, self.plot)
+        first = self.plot.read_text()
+        for said in ("2/1/32", "8/8/64", "nuq4, 2 threads", "10.0 GB/s with 1 thread, 20.0 GB/s with 2 threads"):
+            self.assertIn(said, first)
+        roofline.plot(self.REPORT, self.plot)
+        self.assertEqual(self.plot.read_text(), first)
 
 
 if __name__ == "__main__":

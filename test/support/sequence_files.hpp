@@ -44,7 +44,7 @@ inline std::optional<bytes> with_right_prefix(std::span<std::byte const> file) {
   std::memcpy(&prefix, file.data(), sizeof prefix);
   std::size_t const offset = detail::data_offset(prefix.description_bytes);
   if (offset > file.size()) return std::nullopt;
-  std::copy(detail::sequence_magic.begin(), detail::sequence_magic.end(), prefix.magic);
+  std::copy(sequence_magic.begin(), sequence_magic.end(), prefix.magic);
   prefix.version = detail::sequence_version;
   prefix.data_bytes = file.size() - offset;
   detail::sequence_hash hash(prefix);

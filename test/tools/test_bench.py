@@ -2,14 +2,15 @@
 """kvquant bench: what it says and refuses; that its figures are right is for the measurement to check."""
 
 import json
+import os
 
 from tool_case import ToolCase, main
 
 # One round of small cases whose bytes need not leave the machine's caches.
 BRIEF = ("--seconds", "0", "--shape", "2/1/32")
 WARM = (*BRIEF, "--working-set", "0")
-MEMBERS = {"name", "format", "ns_per_token_layer", "seconds_per_call", "gbps", "share_of_bandwidth", "ratio_to_f16",
-           "bytes", "error"}
+MEMBERS = {"name", "isa", "format", "ns_per_token_layer", "seconds_per_call", "gbps", "share_of_bandwidth",
+           "ratio_to_f16", "bytes", "error"}
 ISAS = ("avx512", "avx2", "portable")
 
 
@@ -34,7 +35,8 @@ class Attend(ToolCase):
         self.assertEqual(set(found["bandwidth_gbps"]), {"1", "2"})
         self.assertEqual(found["skipped"], [])
         self.assertEqual(found["slower_than_f16"],
-                         [name for name, case in cases.items() if case["ratio_to_f16"] < 1])
+                         [f"{name}, {case['isa']}" for name, case in cases.items() if case["ratio_to_f16"] < 1])
+        self.assertEqual(len({case["isa"] for case in cases.values()}), 1)
         for case in cases.values():
             self.assertEqual(set(case), MEMBERS)
             self.assertTrue(0 <= case["error"] < 2e-2, case)
@@ -55,21 +57,56 @@ class Attend(ToolCase):
         found = self.succeed_json("bench", "attend", *WARM, "--context", "64", "--formats", "nuq4")
         self.assertEqual([case["ratio_to_f16"] for case in found["cases"]][0], 1)
 
-    def test_a_sweep_lists_what_is_slower(self) -> None:
+    def best_isa(self) -> str:
+        found = self.succeed_json("bench", "attend", *WARM, "--context", "64", "--formats", "nuq2")
+        return found["cases"][0]["isa"]
+
+    def sweep(self, *options: str) -> tuple[list[str], dict]:
+        """Lines and JSON of a brief sweep."""
         path = self.folder / "sweep.json"
-        said = self.succeed("bench", "attend", "--sweep", *WARM, "--formats", "nuq4", "--json", path).splitlines()
-        found = json.loads(path.read_text())
-        self.assertEqual(len(found["cases"]), 6 * 2)
-        listed = [line.removeprefix("slower than f16: ") for line in said[1:-1]]
-        self.assertEqual(listed, found["slower_than_f16"])
-        self.assertEqual(said[-1], f"{len(listed)} of 12 cases are slower than f16")
+        said = self.succeed("bench", "attend", "--sweep", *WARM, *options, "--json", path).splitlines()
+        return said, json.loads(path.read_text())
+
+    def test_a_sweep_shows_the_ratio_of_every_case_and_ends_with_the_verdict(self) -> None:
+        said, found = self.sweep()
+        cases = {f"{case['name']}, {case['isa']}": case["ratio_to_f16"] for case in found["cases"]
+                 if case["format"] != "f16"}
+        isas = {case["isa"] for case in found["cases"]}
+        self.assertGreaterEqual(isas, {self.best_isa()})
+        self.assertEqual(set(cases), {f"2/1/32 {context}, batch 1, 1 thread, {name}, {isa}"
+                                      for context in ("256", "512", "1K", "2K", "4K", "8K", "16K", "32K")
+                                      for name in ("nuq4", "nuq4-1%", "nuq3-1%", "nuq2-1%") for isa in isas})
+        self.assertEqual(said[1].split(), "case x f16".split())
+        self.assertEqual([line.rsplit(maxsplit=1) for line in said[2:2 + len(cases)]],
+                         [[name, f"{ratio:.2f}"] for name, ratio in cases.items()])
+        slower = [name for name, ratio in cases.items() if ratio < 1]
+        self.assertEqual(found["slower_than_f16"], slower)
+        verdict = [*(f"slower than f16: {name}" for name in slower),
+                   f"{len(slower)} of {len(cases)} cases are slower than f16"]
+        if not slower:
+            least = min(cases, key=cases.get)
+            verdict = [f"faster than f16 in all {len(cases)} cases, least ratio {cases[least]:.2f} at {least}"]
+        self.assertEqual(said[2 + len(cases):], verdict)
+
+    def test_a_sweep_of_what_is_asked_for(self) -> None:
+        _, found = self.sweep("--formats", "nuq3", "--isa", "avx2")
+        self.assertEqual([(case["format"], case["isa"]) for case in found["cases"]],
+                         [("f16", "avx2"), ("nuq3", "avx2")] * 8)
+
+    def test_a_sweep_of_nothing(self) -> None:
+        said = self.succeed("bench", "attend", "--sweep", "--shape", "512/512/128", "--working-set", str(1 << 40))
+        self.assertEqual(said.splitlines()[-1], "0 of 0 cases are slower than f16")
 
     def test_what_does_not_fit_is_skipped(self) -> None:
         said = self.succeed("bench", "attend", *BRIEF, "--context", "16384K", "--working-set", str(1 << 40))
         self.assertRegex(said, r"skipped: 2/1/32 16384K, batch 1, 1 thread: needs \d+ MiB, more than 60 % of the \d+ MiB")
 
     def test_an_isa_can_be_named(self) -> None:
-        self.succeed("bench", "attend", *WARM, "--context", "64", "--formats", "nuq4", "--isa", "portable")
+        command = ("bench", "attend", *WARM, "--context", "64", "--formats", "nuq4", "--json", "a.json")
+        for options, environment in ((("--isa", "portable"), {}), ((), {"KVQUANT_ISA": "portable"})):
+            self.succeed(*command, *options, env={**os.environ, **environment})
+            found = json.loads((self.folder / "a.json").read_text())
+            self.assertEqual([case["isa"] for case in found["cases"]], ["portable"] * 2)
 
     def test_refusals(self) -> None:
         for said, *words in (

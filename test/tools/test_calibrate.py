@@ -79,6 +79,14 @@ class OnePass(CalibrateCase):
         self.expect_error(1, ["text.txt", "62 tokens", "window of 63"], "calibrate", model, "--text", self.text,
                           "--context", "64", "-o", "b.kvq")
 
+    def test_f16_has_no_outliers(self) -> None:
+        artifact = self.calibrate("a.kvq", "--format", "f", "--bits", "16", "--outliers", "0.02")
+        info = self.described(artifact)["info"]
+        self.assertEqual((info["spec"], info["outlier_fraction_k"], info["outlier_fraction_v"]), ("f16", 0, 0))
+        rows = self.succeed_json("eval", self.model, "--text", self.text, "--artifact", artifact, "--context",
+                                 "64")["rows"]
+        self.assertEqual([row["name"] for row in rows], ["f16", "f16"])
+
     def test_a_name_that_is_not_utf8_is_no_obstacle(self) -> None:
         model = self.write_model("odd.gguf", "--name", b"caf\xe9".decode("utf-8", "surrogateescape"))
         artifact = self.calibrate("a.kvq", model=model)

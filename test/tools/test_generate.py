@@ -137,6 +137,52 @@ class Text(GenerateCase):
                                 r"the cache takes [\d.]+ MiB, [\d.]+ MiB in f16\n\Z")
 
 
+class Profile(GenerateCase):
+    STAGES = {"prompt": 300, "answer": 70}  # tokens
+    PARTS = {"attention", "cache", "products", "logits", "rest"}
+
+    def profiled(self, *options: str | pathlib.Path) -> dict:
+        return self.generate("--profile", *options, prompt=self.text.read_text()[:self.STAGES["prompt"]],
+                             tokens=self.STAGES["answer"])
+
+    def test_parts_make_the_whole_of_each_stage(self) -> None:
+        self.calibrate("a.kvq")
+        for options in ((), ("--artifact", "a.kvq", "--threads", "3")):
+            found = self.profiled(*options)
+            self.assertEqual(set(found), MEMBERS | {"profile"})
+            self.assertEqual(set(found["profile"]), set(self.STAGES))
+            for stage, tokens in self.STAGES.items():
+                parts = found["profile"][stage]
+                total = parts.pop("total")
+                self.assertEqual(set(parts), self.PARTS)
+                for unit in ("seconds", "percent"):
+                    self.assertAlmostEqual(sum(it[unit] for it in parts.values()) / total[unit], 1)
+                self.assertAlmostEqual(total["percent"], 100)
+                for name, part in (*parts.items(), ("total", total)):
+                    self.assertTrue(part["seconds"] > 0 and part["percent"] > 0, (stage, name, part))
+                    self.assertAlmostEqual(part["tokens_per_second"] * part["seconds"] / tokens, 1)
+
+    def test_the_whole_is_the_time_that_is_reported_anyway(self) -> None:
+        found = self.profiled()
+        for stage, rate in (("prompt", "prompt_tokens_per_second"), ("answer", "tokens_per_second")):
+            self.assertAlmostEqual(found["profile"][stage]["total"]["tokens_per_second"] / found[rate], 1)
+
+    def test_the_text_is_the_same(self) -> None:
+        self.assertEqual(self.ids("--profile"), self.ids())
+
+    def test_the_table_follows_the_figures(self) -> None:
+        command = ("generate", self.model, "--prompt", PROMPT, "--max-tokens")
+        table = self.succeed(*command, "5", "--profile").split(" in f16\n\n")[1].splitlines()
+        self.assertEqual(table[0].split(), "time prompt, s % tokens/s answer, s % tokens/s".split())
+        self.assertEqual([line.split()[0] for line in table[1:]],
+                         ["attention", "cache", "products", "logits", "rest", "total"])
+        self.assertEqual([line.split()[2::3] for line in table[-1:]], [["100.0", "100.0"]])
+        # The only token comes from the prompt: nothing is read after it.
+        (attention,) = (line.split() for line in self.succeed(*command, "1", "--profile").splitlines()
+                        if line.startswith("attention"))
+        self.assertEqual(attention[4:], ["0.000", "0.0", "-"])
+
+
 class Sampling(GenerateCase):
     def test_a_seed_gives_the_same_text_again_and_another_seed_another(self) -> None:
         first = self.ids("--temperature", "1", "--seed", "7")

@@ -1,7 +1,11 @@
 #!/usr/bin/env python3
-"""kvquant inspect: GGUF files, artifacts, statistics."""
+"""kvquant inspect: GGUF files, artifacts, statistics, sequences."""
+
+import pathlib
 
 from tool_case import KV_HEADS, LAYERS, ToolCase, main, read_safetensors
+
+SEQUENCES = pathlib.Path(__file__).parents[1] / "fuzz" / "corpus" / "sequence"  # of a cache of 1 layer, 1 head x 16
 
 
 class Inspect(ToolCase):
@@ -78,6 +82,31 @@ class Inspect(ToolCase):
         found = self.succeed_json("inspect", "s.stats")
         self.assertEqual((found["kind"], found["origin"]["seed"], found["options"]["kv_channels"]),
                          ("statistics", 9, KV_HEADS * 32))
+
+    def test_a_sequence(self) -> None:
+        lines = self.lines(SEQUENCES / "page.kvs")
+        self.assertEqual(lines[0], ["sequence", "nuq2"])
+        for expected in ("tokens 69: 2 sinks, 64 in pages, 3 in the tail", "bytes 1472",
+                         "shape 1 layers, 1 KV heads x 16", "slots of a page 16 of keys, 16 of values",
+                         "model hash 0123", "artifact hash 4567"):
+            self.assertIn(expected.split(), lines)
+
+    def test_a_sequence_as_json(self) -> None:
+        found = self.succeed_json("inspect", SEQUENCES / "reopened.kvs")
+        self.assertEqual((found["kind"], found["bytes"]), ("sequence", 2688))
+        self.assertEqual(found["info"], {"spec": "nuq2", "model_hash": "0123", "artifact_hash": "4567", "layers": 1,
+                                         "kv_heads": 1, "head_dim": 16, "sinks": 2, "tail_tokens": 8, "tokens": 100,
+                                         "sealed": 90, "k_bits": 2, "v_bits": 2, "k_slots": 16, "v_slots": 16})
+
+    def test_a_broken_sequence(self) -> None:
+        whole = (SEQUENCES / "page.kvs").read_bytes()
+        version, description = whole[:8] + b"\2" + whole[9:], whole.replace(b'"layers":1', b'"layers":2')
+        for said, content in (("8 bytes, too short", whole[:8]), ("its start promises", whole[:-1]),
+                              ("its start promises", whole[:40]), ("version 2, expected 1", version),
+                              ("checksum", description), ("checksum", whole[:-1] + b"\1")):
+            path = self.folder / "broken.kvs"
+            path.write_bytes(content)
+            self.expect_error(1, ["broken.kvs: ", said], "inspect", path)
 
     def test_long_and_odd_strings_stay_on_their_line(self) -> None:
         model = self.write_model("odd.gguf", "--name", "a\nb\x1b[2J" + "é" * 80)

@@ -1,6 +1,8 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <string>
@@ -81,28 +83,62 @@ std::map<int, double> bandwidths(std::vector<int> const& threads) {
   return known;
 }
 
+/// Before attention looks at what the machine can do.
+void use_isa(std::string const& name) { setenv("KVQUANT_ISA", name.c_str(), 1); }
+
+std::vector<std::string> isas_of(bench_options const& options) {
+  if (!options.isa.empty()) return {options.isa};
+  std::string const best(cpu::name_of(cpu::chosen_isa()));  // throws where there is none
+  return options.sweep ? measure::available_isa_names() : std::vector{best};
+}
+
+/// A result, and the instructions that it was measured with.
+struct attend_case {
+  attention_result result;
+  std::string isa;
+
+  bool is_baseline() const { return result.format.spec == measure::baseline_format().spec; }
+  std::string full_name() const { return result.name + ", " + isa; }
+};
+
 /// All that `bench attend` finds.
 struct attend_report {
   std::map<int, double> bandwidth;
-  std::vector<attention_result> cases;
-  std::vector<std::string> skipped, slower;  ///< `slower`: names of the cases that take longer than f16
+  std::vector<attend_case> cases;
+  std::vector<std::string> skipped;
+
+  std::vector<attend_case> beside_f16() const {
+    std::vector<attend_case> found;
+    std::copy_if(cases.begin(), cases.end(), std::back_inserter(found),
+                 [](attend_case const& it) { return !it.is_baseline(); });
+    return found;
+  }
+  /// Names of the cases that take longer than f16.
+  std::vector<std::string> slower() const {
+    std::vector<std::string> names;
+    for (attend_case const& it : cases)
+      if (it.result.ratio_to_f16 < 1) names.push_back(it.full_name());
+    return names;
+  }
 };
 
 attend_report measure_all(bench_options const& options) {
   std::vector<job> const jobs = jobs_of(options);
-  progress bar("measuring", jobs.size() + 1, options.common.quiet);
-  attend_report report{bandwidths(options.threads), {}, {}, {}};
+  std::vector<std::string> const isas = isas_of(options);
+  measure::attention_options how{.seconds = options.seconds, .working_set = options.working_set};
+  double const asked = options.seconds * static_cast<double>(options.formats.size() + 1);
+  if (options.sweep) how.most_seconds = std::max(10.0, asked);  // there are hundreds of cases
+  progress bar("measuring", isas.size() * jobs.size() + 1, options.common.quiet);
+  attend_report report{bandwidths(options.threads), {}, {}};
   bar.advance();
-  for (job const& it : jobs) {
-    auto const found = measure::measure_attention(it, options.formats, {options.seconds, 11, options.working_set},
-                                                  report.bandwidth.at(it.threads));
-    if (!found.skipped.empty()) report.skipped.push_back(found.skipped);
-    for (attention_result const& one : found.results) {
-      if (one.ratio_to_f16 < 1) report.slower.push_back(one.name);
-      report.cases.push_back(one);
+  for (job const& it : jobs)
+    for (std::string const& isa : isas) {
+      use_isa(isa);
+      auto const found = measure::measure_attention(it, options.formats, how, report.bandwidth.at(it.threads));
+      if (!found.skipped.empty()) report.skipped.push_back(found.skipped);
+      for (attention_result const& one : found.results) report.cases.push_back({one, isa});
+      bar.advance();
     }
-    bar.advance();
-  }
   return report;
 }
 
@@ -110,8 +146,9 @@ nlohmann::json to_json(attend_report const& report) {
   nlohmann::json bandwidth, cases = nlohmann::json::array();
   for (auto const& [threads, bytes_per_second] : report.bandwidth)
     bandwidth[std::to_string(threads)] = bytes_per_second / 1e9;
-  for (attention_result const& it : report.cases)
+  for (auto const& [it, isa] : report.cases)
     cases.push_back({{"name", it.name},
+                     {"isa", isa},
                      {"format", to_string(it.format)},
                      {"ns_per_token_layer", it.ns_per_token_layer},
                      {"seconds_per_call", it.seconds_per_call},
@@ -123,14 +160,14 @@ nlohmann::json to_json(attend_report const& report) {
   return {{"backend", measure::backend::name},
           {"bandwidth_gbps", bandwidth},
           {"cases", cases},
-          {"slower_than_f16", report.slower},
+          {"slower_than_f16", report.slower()},
           {"skipped", report.skipped}};
 }
 
 void print_cases(attend_report const& report) {
   std::vector<std::vector<std::string>> table = {
       {"case", "ns/token/layer", "MB", "GB/s", "bandwidth %", "x f16", "error"}};
-  for (attention_result const& it : report.cases)
+  for (auto const& [it, isa] : report.cases)
     table.push_back({it.name, fmt::format("{:.1f}", it.ns_per_token_layer),
                      fmt::format("{:.2f}", static_cast<double>(it.bytes) / 1e6),
                      fmt::format("{:.2f}", it.gigabytes_per_second), fmt::format("{:.1f}", 100 * it.share_of_bandwidth),
@@ -138,24 +175,37 @@ void print_cases(attend_report const& report) {
   print_table(table);
 }
 
+void print_ratios(attend_report const& report) {
+  std::vector<std::vector<std::string>> table = {{"case", "x f16"}};
+  for (attend_case const& it : report.beside_f16())
+    table.push_back({it.full_name(), fmt::format("{:.2f}", it.result.ratio_to_f16)});
+  print_table(table);
+}
+
+/// What a sweep is for.
+void print_verdict(attend_report const& report) {
+  auto const cases = report.beside_f16();
+  auto const slower = report.slower();
+  for (std::string const& it : slower) fmt::print("slower than f16: {}\n", it);
+  if (!slower.empty() || cases.empty())
+    return fmt::print("{} of {} cases are slower than f16\n", slower.size(), cases.size());
+  auto const& least = *std::min_element(cases.begin(), cases.end(), [](attend_case const& a, attend_case const& b) {
+    return a.result.ratio_to_f16 < b.result.ratio_to_f16;
+  });
+  fmt::print("faster than f16 in all {} cases, least ratio {:.2f} at {}\n", cases.size(), least.result.ratio_to_f16,
+             least.full_name());
+}
+
 void print_report(attend_report const& report, bool sweep) {
   for (auto const& [threads, bytes_per_second] : report.bandwidth)
     fmt::print("{} {} read {:.1f} GB/s\n", threads, threads == 1 ? "thread" : "threads", bytes_per_second / 1e9);
-  if (!sweep) print_cases(report);
+  sweep ? print_ratios(report) : print_cases(report);
   for (std::string const& it : report.skipped) fmt::print("skipped: {}\n", it);
-  if (!sweep) return;
-  for (std::string const& it : report.slower) fmt::print("slower than f16: {}\n", it);
-  fmt::print("{} of {} cases are slower than f16\n", report.slower.size(), report.cases.size());
-}
-
-/// Before anything looks at what the machine can do.
-void choose_isa(bench_options const& options) {
-  if (!options.isa.empty()) setenv("KVQUANT_ISA", options.isa.c_str(), 1);
+  if (sweep) print_verdict(report);
 }
 
 void bench_attend(bench_options const& options) {
   check_outputs({options.common.json}, {});
-  choose_isa(options);
   attend_report const report = measure_all(options);
   write_json(options.common.json, to_json(report));
   if (!options.common.quiet) print_report(report, options.sweep);
@@ -163,7 +213,7 @@ void bench_attend(bench_options const& options) {
 
 void bench_seal(bench_options const& options) {
   check_outputs({options.common.json}, {});
-  choose_isa(options);
+  if (!options.isa.empty()) use_isa(options.isa);
   nlohmann::json cases = nlohmann::json::array();
   std::vector<std::vector<std::string>> table = {{"format", "GB/s", "x f16", "of a copy", "error"}};
   for (model_shape const& shape : options.shapes)
@@ -188,7 +238,8 @@ void add_shared(CLI::App& command, bench_options& options) {
       ->type_name("Q/KV/D");
   add_list(command, "--formats", options.formats,
            "formats beside f16, with a share of outliers or without: nuq4,nuq3-1%", measure::parse_format_choice);
-  command.add_option("--isa", options.isa, "instructions to use instead of the machine's best; as KVQUANT_ISA")
+  command.add_option("--isa", options.isa, "instructions to use instead of the machine's best")
+      ->envname("KVQUANT_ISA")
       ->check(CLI::IsMember(std::vector<std::string>(measure::isa_names.begin(), measure::isa_names.end())));
   command.add_option("--seconds", options.seconds, "time to spend on every format of a case, at least")
       ->check(CLI::Range(0.0, 3600.0))
@@ -200,6 +251,7 @@ void add_attend(CLI::App& bench) {
   auto* const command = bench.add_subcommand("attend", "decode attention over packed pages, beside that over f16");
   auto const options = std::make_shared<bench_options>();
   add_shared(*command, *options);
+  auto* const formats = command->get_option("--formats");
   auto* const contexts = add_list(*command, "--context", options->contexts, "tokens in pages, as in 256 or 8K,32K",
                                   measure::parse_context);
   add_list(*command, "--batch", options->batches, "sequences that one call serves", parse_count);
@@ -210,17 +262,14 @@ void add_attend(CLI::App& bench) {
                    "caches if they fit (twice the last-level cache)")
       ->check(CLI::Range(std::size_t{0}, std::size_t{1} << 40));
   command
-      ->add_flag_callback(
-          "--sweep",
-          [options] {
-            options->sweep = true;
-            options->contexts.clear();
-            for (auto const* const it : {"256", "1K", "4K", "8K", "16K", "32K"})
-              options->contexts.push_back(measure::parse_context(it));
-          },
-          "contexts from 256 to 32K; list what is slower than f16")
+      ->add_flag("--sweep", options->sweep,
+                 "is anything slower than f16? Contexts from 256 to 32K, with all instructions that the machine has")
       ->excludes(contexts);
-  command->callback([options] { bench_attend(*options); });
+  command->callback([options, formats] {
+    if (options->sweep) options->contexts = measure::sweep_contexts();
+    if (options->sweep && formats->empty()) options->formats = measure::sweep_formats();
+    bench_attend(*options);
+  });
 }
 
 void add_seal(CLI::App& bench) {

@@ -335,7 +335,8 @@ void add_calibrate(CLI::App& app) {
       ->delimiter(',')
       ->allow_extra_args(false)
       ->capture_default_str();
-  command->add_option("--format", options->format, "datatype family: nuq, nf or int")->capture_default_str();
+  command->add_option("--format", options->format, "datatype family: nuq, nf, int, or f of 16 bits")
+      ->capture_default_str();
   command->add_option("--outliers", options->outliers, "fraction of values kept sparse")
       ->check(CLI::Range(0.0, 0.5))
       ->capture_default_str();

@@ -24,7 +24,7 @@ namespace {
 struct generate_options {
   common_options common;
   std::string model, artifact, prompt, prompt_file, system, backend{runtime::default_backend()};
-  bool raw = false;
+  bool raw = false, profile = false;
   std::size_t max_tokens = 128;
   int recent_pages = 0;
   runtime::sampling_options sampling;
@@ -103,11 +103,22 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+double rate(std::size_t tokens, double seconds) { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
+
+/// Reading the prompt, or answering.
+struct stage {
+  std::size_t tokens = 0;
+  double seconds = 0;
+  runtime::profile spent;
+
+  double tokens_per_second() const { return rate(tokens, seconds); }
+};
+
 struct generation {
   std::string text;
   std::vector<runtime::token_id> ids;
   bool stopped = false;  ///< by a token that ends the answer
-  double prompt_seconds = 0, seconds = 0;
+  stage prompt, answer;
 };
 
 class generator {
@@ -118,8 +129,9 @@ class generator {
   generation run(std::vector<runtime::token_id> const& prompt, generate_options const& options) {
     generation out;
     auto const started = std::chrono::steady_clock::now();
-    read_prompt(prompt, options.common.quiet);
-    out.prompt_seconds = seconds_since(started);
+    read_prompt(prompt, options.common.quiet, options.profile ? &out.prompt.spent : nullptr);
+    out.prompt.seconds = seconds_since(started);
+    out.prompt.tokens = prompt.size();
     runtime::sampler sampler(options.sampling);
     stream text(true);
     auto const begun = std::chrono::steady_clock::now();
@@ -129,24 +141,25 @@ class generator {
       if (out.stopped) break;
       out.ids.push_back(id);
       text.add(opened_.tokenizer.piece(id));
-      if (out.ids.size() < options.max_tokens) feed({&id, 1});
+      if (out.ids.size() < options.max_tokens) feed({&id, 1}, options.profile ? &out.answer.spent : nullptr);
     }
-    out.seconds = seconds_since(begun);
+    out.answer.seconds = seconds_since(begun);
+    out.answer.tokens = out.ids.size();
     out.text = text.finish();
     return out;
   }
 
  private:
-  void feed(std::span<runtime::token_id const> ids) {
-    runtime::matrix const hidden = runtime::forward(model_, ids, sequence_);
-    model_.logits(runtime::view_of(hidden).middle_rows(ids.size() - 1, 1), runtime::view_of(scores_));
+  void feed(std::span<runtime::token_id const> ids, runtime::profile* spent) {
+    runtime::matrix const hidden = runtime::forward(model_, ids, sequence_, spent);
+    model_.logits(runtime::view_of(hidden).middle_rows(ids.size() - 1, 1), runtime::view_of(scores_), spent);
   }
-  void read_prompt(std::vector<runtime::token_id> const& prompt, bool quiet) {
+  void read_prompt(std::vector<runtime::token_id> const& prompt, bool quiet, runtime::profile* spent) {
     constexpr std::size_t chunk = 256;
     progress bar("reading the prompt", prompt.size(), quiet);
     for (std::size_t first = 0; first < prompt.size(); first += chunk) {
       auto const piece = std::span(prompt).subspan(first, std::min(chunk, prompt.size() - first));
-      feed(piece);
+      feed(piece, spent);
       bar.advance(piece.size());
     }
   }
@@ -161,7 +174,8 @@ class generator {
 };
 
 std::unique_ptr<engine> make_cache(generate_options const& options, model_file const& opened, std::size_t tokens) {
-  if (options.artifact.empty()) return runtime::make_exact_cache(opened.config, tokens, options.backend);
+  if (options.artifact.empty())
+    return runtime::make_exact_cache(opened.config, opened.file.hash(), tokens, options.backend);
   return runtime::make_cache(options.artifact, options.backend, opened.config, opened.file.hash(),
                              {.max_tokens = tokens, .recent_pages = options.recent_pages});
 }
@@ -172,7 +186,69 @@ std::size_t f16_bytes(model_shape const& shape, std::size_t tokens) {
          static_cast<std::size_t>(shape.kv_channels());
 }
 
-double rate(std::size_t tokens, double seconds) { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
+/// What a stage's time went to, then all of it.
+std::vector<std::pair<std::string, double>> parts_of(stage const& it) {
+  return {{"attention", it.spent.cache.attend},      {"cache", it.spent.cache.append},
+          {"products", it.spent.products},           {"logits", it.spent.logits},
+          {"rest", it.seconds - it.spent.counted()}, {"total", it.seconds}};
+}
+
+double percent(double seconds, stage const& of) { return of.seconds > 0 ? 100 * seconds / of.seconds : 0; }
+
+nlohmann::json profile_json(stage const& it) {
+  nlohmann::json parts;
+  for (auto const& [name, seconds] : parts_of(it))
+    parts[name] = {
+        {"seconds", seconds}, {"percent", percent(seconds, it)}, {"tokens_per_second", rate(it.tokens, seconds)}};
+  return parts;
+}
+
+/// The tokens per second of a part are those that there would be if nothing else took time.
+void print_profile(generation const& it) {
+  std::vector<std::vector<std::string>> table = {{"time", "prompt, s", "%", "tokens/s", "answer, s", "%", "tokens/s"}};
+  for (auto const& [name, seconds] : parts_of(it.prompt)) table.push_back({name});
+  for (stage const* const of : {&it.prompt, &it.answer}) {
+    auto row = table.begin();
+    for (auto const& [name, seconds] : parts_of(*of)) {
+      ++row;
+      for (std::string const& cell : {fmt::format("{:.3f}", seconds), fmt::format("{:.1f}", percent(seconds, *of)),
+                                      seconds > 0 ? fmt::format("{:.1f}", rate(of->tokens, seconds)) : "-"})
+        row->push_back(cell);
+    }
+  }
+  fmt::print("\n");
+  print_table(table);
+}
+
+/// `model`: its name.
+void report(generate_options const& options, std::string const& model, artifact_info const& info,
+            engine_sequence const& sequence, generation const& result) {
+  std::string const name = options.artifact.empty() ? "f16" : runtime::label_of(info);
+  std::size_t const bytes = sequence.bytes().total(), exact = f16_bytes(info.shape, sequence.tokens());
+  nlohmann::json found = {{"model", model},
+                          {"cache", name},
+                          {"text", result.text},
+                          {"ids", result.ids},
+                          {"stopped", result.stopped},
+                          {"prompt_tokens", result.prompt.tokens},
+                          {"prompt_tokens_per_second", result.prompt.tokens_per_second()},
+                          {"tokens_per_second", result.answer.tokens_per_second()},
+                          {"cache_tokens", sequence.tokens()},
+                          {"cache_bytes", bytes},
+                          {"f16_bytes", exact}};
+  if (options.profile)
+    found["profile"] = {{"prompt", profile_json(result.prompt)}, {"answer", profile_json(result.answer)}};
+  write_json(options.common.json, found);
+  fmt::print("\n");
+  if (options.common.quiet) return;
+  fmt::print(
+      "\n{}: {} tokens read at {:.1f} tokens/s, {} generated at {:.1f} tokens/s; the cache takes {:.2f} MiB, "
+      "{:.2f} MiB in f16\n",
+      name, result.prompt.tokens, result.prompt.tokens_per_second(), result.ids.size(),
+      result.answer.tokens_per_second(), static_cast<double>(bytes) / (1 << 20),
+      static_cast<double>(exact) / (1 << 20));
+  if (options.profile) print_profile(result);
+}
 
 void generate(generate_options const& options) {
   std::vector<std::string> inputs = {options.model};
@@ -190,28 +266,7 @@ void generate(generate_options const& options) {
   runtime::model const model(opened.file, opened.pool);
   auto const sequence = cache->open(prompt.size() + options.max_tokens);
   generation const result = generator(model, opened, *sequence).run(prompt, options);
-
-  std::string const name = options.artifact.empty() ? "f16" : runtime::label_of(cache->info());
-  std::size_t const bytes = sequence->bytes().total(), exact = f16_bytes(cache->info().shape, sequence->tokens());
-  write_json(options.common.json, {{"model", opened.config.name},
-                                   {"cache", name},
-                                   {"text", result.text},
-                                   {"ids", result.ids},
-                                   {"stopped", result.stopped},
-                                   {"prompt_tokens", prompt.size()},
-                                   {"prompt_tokens_per_second", rate(prompt.size(), result.prompt_seconds)},
-                                   {"tokens_per_second", rate(result.ids.size(), result.seconds)},
-                                   {"cache_tokens", sequence->tokens()},
-                                   {"cache_bytes", bytes},
-                                   {"f16_bytes", exact}});
-  fmt::print("\n");
-  if (options.common.quiet) return;
-  fmt::print(
-      "\n{}: {} tokens read at {:.1f} tokens/s, {} generated at {:.1f} tokens/s; the cache takes {:.2f} MiB, "
-      "{:.2f} MiB in f16\n",
-      name, prompt.size(), rate(prompt.size(), result.prompt_seconds), result.ids.size(),
-      rate(result.ids.size(), result.seconds), static_cast<double>(bytes) / (1 << 20),
-      static_cast<double>(exact) / (1 << 20));
+  report(options, opened.config.name, cache->info(), *sequence, result);
 }
 
 }  // namespace
@@ -246,6 +301,7 @@ void add_generate(CLI::App& app) {
   command->add_option("--recent-pages", options->recent_pages, "pages of 64 latest tokens that stay exact")
       ->check(CLI::Range(0, 1 << 14))
       ->capture_default_str();
+  command->add_flag("--profile", options->profile, "what the time went to: attention, the cache, matrix products");
   add_backend(*command, options->backend);
   add_common(*command, options->common);
   command->callback([options] { generate(*options); });

@@ -7,10 +7,12 @@
 #include <map>
 #include <memory>
 
+#include "kvquant/cache/cache_io.hpp"
 #include "kvquant/calibrate/artifact_io.hpp"
 #include "kvquant/calibrate/statistics_io.hpp"
 #include "kvquant/core/error.hpp"
 #include "kvquant/format/int8_grid.hpp"
+#include "runtime/mapped_file.hpp"
 #include "tools/kvquant/common.hpp"
 
 namespace kvquant::tool {
@@ -159,15 +161,32 @@ void inspect_statistics(inspect_options const& options, safetensors_file const& 
   show(options, rows, {{"kind", "statistics"}, {"options", observed}, {"shape", it.shape}, {"origin", it.origin}});
 }
 
+void inspect_sequence(inspect_options const& options) {
+  runtime::mapped_file const mapped(options.path);
+  sequence_info const it = sequence_file(mapped.bytes(), options.path).info();
+  show(options,
+       {{"sequence", it.spec},
+        {"tokens",
+         fmt::format("{}: {} sinks, {} in pages, {} in the tail", it.tokens, it.sinks, it.sealed, it.tail_tokens)},
+        {"bytes", std::to_string(mapped.bytes().size())},
+        {"shape", fmt::format("{} layers, {} KV heads x {}", it.layers, it.kv_heads, it.head_dim)},
+        {"slots of a page", fmt::format("{} of keys, {} of values", it.geometry.k_slots, it.geometry.v_slots)},
+        {"model hash", it.model_hash},
+        {"artifact hash", it.artifact_hash}},
+       {{"kind", "sequence"}, {"bytes", mapped.bytes().size()}, {"info", it}});
+}
+
 void inspect(inspect_options const& options) {
   check_outputs({options.common.json}, {options.path});
-  std::array<char, 4> magic{};
-  std::ifstream(options.path, std::ios::binary).read(magic.data(), magic.size());
-  if (std::string_view(magic.data(), magic.size()) == "GGUF") return inspect_gguf(options);
+  std::array<char, 8> start{};
+  std::ifstream(options.path, std::ios::binary).read(start.data(), start.size());
+  std::string_view const magic(start.data(), start.size());
+  if (magic.starts_with("GGUF")) return inspect_gguf(options);
+  if (magic == sequence_magic) return inspect_sequence(options);
   auto const file = safetensors_file::read(options.path);
   auto const kind = file.metadata().find("kind");
   require(kind != file.metadata().end() && (kind->second == artifact_kind || kind->second == statistics_kind),
-          errc::bad_file, options.path, ": expected a GGUF file, an artifact or calibration statistics");
+          errc::bad_file, options.path, ": expected a GGUF file, an artifact, calibration statistics or a sequence");
   if (kind->second == artifact_kind) return inspect_artifact(options, file);
   inspect_statistics(options, file);
 }
@@ -175,7 +194,8 @@ void inspect(inspect_options const& options) {
 }  // namespace
 
 void add_inspect(CLI::App& app) {
-  auto* const command = app.add_subcommand("inspect", "what is in a GGUF file, an artifact, or calibration statistics");
+  auto* const command =
+      app.add_subcommand("inspect", "what is in a GGUF file, an artifact, calibration statistics or a sequence");
   auto const options = std::make_shared<inspect_options>();
   command->add_option("FILE", options->path, "the file")->required();
   command->add_flag("--tensors", options->tensors, "list every tensor of a GGUF file");

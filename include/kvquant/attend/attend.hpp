@@ -8,14 +8,22 @@
 #include "kvquant/attend/attend_args.hpp"
 #include "kvquant/attend/backend.hpp"
 #include "kvquant/cache/kv_cache.hpp"
+#include "kvquant/core/scoped_timer.hpp"
 
 namespace kvquant {
+
+/// What the two parts of `attend_as_decoded` take.
+struct decode_seconds {
+  double append = 0;  ///< sealing included
+  double attend = 0;
+};
 
 /// What `attend_as_decoded` is given beside the tokens.
 struct attend_options {
   query_space space = query_space::pre_rope;
-  std::size_t window = 0;   ///< see `attend_args`
-  float softmax_scale = 0;  ///< see `attend_args`
+  std::size_t window = 0;           ///< see `attend_args`
+  float softmax_scale = 0;          ///< see `attend_args`
+  decode_seconds* spent = nullptr;  ///< if given, grows by what `attend_as_decoded` takes
 };
 
 /// Appends tokens to one layer and attends from each of them as if they came one by one: a query sees its own page
@@ -29,16 +37,23 @@ void attend_as_decoded(kv_cache<S, Layout>& cache, A const& attend, sequence& to
   require(q.rows == k.rows && out.rows == k.rows && v.rows == k.rows, errc::bad_shape, "attend_as_decoded: ", k.rows,
           " keys, ", v.rows, " values, ", q.rows, " queries and ", out.rows, " outputs, expected as many of each");
   validate_queries(q, out, options.softmax_scale, cache.info().shape);
-  cache.prepare(to, layer, k, v);
+  {
+    scoped_timer const timer(options.spent, &decode_seconds::append);
+    cache.prepare(to, layer, k, v);
+  }
   for (std::size_t first = 0; first < k.rows;) {
     std::size_t const count = std::min(k.rows - first, std::max<std::size_t>(cache.room_before_seal(to, layer), 1));
-    cache.append(to, layer, k.middle_rows(first, count), v.middle_rows(first, count), executor);
+    {
+      scoped_timer const timer(options.spent, &decode_seconds::append);
+      cache.append(to, layer, k.middle_rows(first, count), v.middle_rows(first, count), executor);
+    }
     attend_args const args{.cache = cache.view(to, layer),
                            .q = q.middle_rows(first, count),
                            .out = out.middle_rows(first, count),
                            .space = options.space,
                            .window = options.window,
                            .softmax_scale = options.softmax_scale};
+    scoped_timer const timer(options.spent, &decode_seconds::attend);
     attend(layer, {&args, 1}, executor);
     first += count;
   }

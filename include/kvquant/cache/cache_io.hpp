@@ -30,6 +30,9 @@
 
 namespace kvquant {
 
+/// How a file of a sequence begins.
+inline constexpr std::string_view sequence_magic = "KVQSEQ\r\n";
+
 /// What a file of a sequence says of itself.
 struct sequence_info {
   std::string spec, model_hash, artifact_hash;
@@ -44,9 +47,25 @@ struct sequence_info {
   std::size_t exact_tokens() const { return sinks + tail_tokens; }
 };
 
+inline void to_json(nlohmann::json& out, sequence_info const& it) {
+  out = {{"spec", it.spec},
+         {"model_hash", it.model_hash},
+         {"artifact_hash", it.artifact_hash},
+         {"layers", it.layers},
+         {"kv_heads", it.kv_heads},
+         {"head_dim", it.head_dim},
+         {"sinks", it.sinks},
+         {"tail_tokens", it.tail_tokens},
+         {"tokens", it.tokens},
+         {"sealed", it.sealed},
+         {"k_bits", it.geometry.k_bits},
+         {"v_bits", it.geometry.v_bits},
+         {"k_slots", it.geometry.k_slots},
+         {"v_slots", it.geometry.v_slots}};
+}
+
 namespace detail {
 
-inline constexpr std::string_view sequence_magic = "KVQSEQ\r\n";
 inline constexpr std::uint32_t sequence_version = 1;
 
 /// The start of a file; little-endian. Description, padding to `page_alignment`, then the data follow.
@@ -78,23 +97,6 @@ class sequence_hash {
   };
   std::unique_ptr<XXH3_state_t, free_state> state_;
 };
-
-inline nlohmann::json describe(sequence_info const& it) {
-  return {{"spec", it.spec},
-          {"model_hash", it.model_hash},
-          {"artifact_hash", it.artifact_hash},
-          {"layers", it.layers},
-          {"kv_heads", it.kv_heads},
-          {"head_dim", it.head_dim},
-          {"sinks", it.sinks},
-          {"tail_tokens", it.tail_tokens},
-          {"tokens", it.tokens},
-          {"sealed", it.sealed},
-          {"k_bits", it.geometry.k_bits},
-          {"v_bits", it.geometry.v_bits},
-          {"k_slots", it.geometry.k_slots},
-          {"v_slots", it.geometry.v_slots}};
-}
 
 template <class T>
 T whole_number(nlohmann::json const& description, char const* name) {
@@ -230,10 +232,10 @@ void require_sound(canonical_page<S> const& page, page_geometry const& geometry)
 template <class S, class Layout>
 void save_sequence(kv_cache<S, Layout> const& cache, sequence const& of, std::filesystem::path const& path) {
   sequence_info const info = detail::info_for(cache, of);
-  std::string const description = detail::describe(info).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  std::string const description = nlohmann::json(info).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   detail::sequence_prefix prefix{
       {}, detail::sequence_version, static_cast<std::uint32_t>(description.size()), detail::data_bytes(info), 0};
-  std::copy(detail::sequence_magic.begin(), detail::sequence_magic.end(), prefix.magic);
+  std::copy(sequence_magic.begin(), sequence_magic.end(), prefix.magic);
   detail::sequence_hash hash(prefix);
   hash.add(std::as_bytes(std::span(description)));
   detail::write_data(cache, of, info, [&](std::span<std::byte const> bytes) { hash.add(bytes); });
@@ -255,7 +257,7 @@ class sequence_file {
     require(bytes.size() >= sizeof(prefix), errc::bad_file, origin_, ": ", bytes.size(),
             " bytes, too short for a sequence");
     std::memcpy(&prefix, bytes.data(), sizeof(prefix));
-    require(std::string_view(prefix.magic, sizeof(prefix.magic)) == detail::sequence_magic, errc::bad_file, origin_,
+    require(std::string_view(prefix.magic, sizeof(prefix.magic)) == sequence_magic, errc::bad_file, origin_,
             ": not a kvquant sequence");
     require(prefix.version == detail::sequence_version, errc::bad_file, origin_, ": version ", prefix.version,
             ", expected ", detail::sequence_version);

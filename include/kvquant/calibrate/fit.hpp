@@ -119,8 +119,8 @@ artifact<S> fit(calibrator const& statistics, fit_options const& options) {
   artifact<S> result;
   result.info = {S::name(),
                  options.shape,
-                 observed.outlier_fraction_k,
-                 observed.outlier_fraction_v,
+                 key_format::scaled ? observed.outlier_fraction_k : 0,  // what has no range has nothing outside it
+                 value_format::scaled ? observed.outlier_fraction_v : 0,
                  observed.sinks,
                  options.keys,
                  options.weights,
