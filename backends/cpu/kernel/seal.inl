@@ -1,0 +1,154 @@
+// Sealing: the codes and the slots of one side of a page, and the range of a token's values. Bit for bit what
+// `page_sealer` gives.
+
+/// Nearest levels, in registers.
+template <int Bits>
+class level_search {
+ public:
+  explicit level_search(level_search_tables const& it) : level_(load(it.level)) {
+    for (int step = 0; step < Bits; ++step) boundary_[step] = load(it.boundary[step]);
+  }
+  ints encode(floats x) const {
+    ints code = zero_ints();
+    for (floats const boundary : boundary_) code = append_bit(code, x, look_up<8>(boundary, code));
+    return code;
+  }
+  floats decode(ints code) const { return look_up<(1 << Bits)>(level_, code); }
+
+ private:
+  floats boundary_[Bits], level_;
+};
+
+/// Codes of the new tokens; their residuals too if there are slots.
+template <int Bits, map_of Map>
+void encode_side(page_side const& side, sealing_scratch& scratch) {
+  level_search<Bits> const levels(side.levels);
+  bool const sparse = !side.slots.empty();
+  std::size_t const d = side.head_dim();
+  for (std::size_t row = 0; row < side.tokens.rows; ++row) {
+    half const* const token = side.tokens.row(row).data();
+    std::size_t const at = (side.reused() + row) * d;
+    for (std::size_t channel = 0; channel < d; channel += lanes) {
+      floats const scale = Map == map_of::token ? all(side.scales[row]) : load(side.scales + channel);
+      floats const zero = Map == map_of::token ? all(side.zeros[row]) : load(side.zeros + channel);
+      floats const x = load(token + channel);
+      ints const code = levels.encode((x - zero) / scale);
+      store_low(side.codes.data() + at + channel, code);
+      if (sparse)
+        store(scratch.residuals.data() + at + channel, x - multiply_then_add(scale, levels.decode(code), zero));
+    }
+  }
+}
+
+/// Residuals of the reused tokens: those that were kept.
+inline void restore_residuals(page_side const& side, sealing_scratch& scratch) {
+  std::size_t const elements = side.reused() * side.head_dim();
+  std::fill_n(scratch.residuals.begin(), elements, half{});
+  for (outlier const it : side.slots)
+    if (it.index < elements) scratch.residuals[it.index] = it.residual;
+}
+
+/// Of 16 elements, as the selector of slots weighs them.
+inline floats weights(page_side const& side, sealing_scratch const& scratch, std::size_t token, std::size_t channel) {
+  floats const residual = load(scratch.residuals.data() + token * side.head_dim() + channel);
+  return load(side.sensitivity.data() + channel) * residual * residual;
+}
+
+/// A bound that at least `rank` of `count` numbers reach, and few more unless many are equal.
+inline float bound_of(float const* x, std::size_t count, std::size_t rank) {
+  floats most = load(x), least = zero() - most;
+  for (std::size_t i = lanes; i < count; i += lanes) {
+    most = max(most, load(x + i));
+    least = max(least, zero() - load(x + i));
+  }
+  float reached = -largest(least), top = largest(most);
+  if (rank == 1) return top;
+  constexpr int most_steps = 24;
+  for (int step = 0; step < most_steps; ++step) {
+    float const middle = reached / 2 + top / 2;
+    if (!(middle > reached)) break;
+    std::size_t reaching = 0;
+    for (std::size_t i = 0; i < count; i += lanes)
+      reaching += static_cast<std::size_t>(std::popcount(at_least(load(x + i), all(middle))));
+    (reaching >= rank ? reached : top) = middle;
+    if (reaching >= rank && reaching <= rank + rank / 4 + 2) break;
+  }
+  return reached;
+}
+
+/// A bound that the weights of all slots to be chosen reach: that of the largest in blocks of a few tokens.
+inline float weight_bound(page_side const& side, sealing_scratch& scratch) {
+  std::size_t const d = side.head_dim(), slots = side.slots.size();
+  std::size_t block = 16;  // tokens; there are blocks enough for no bound to let many more than the slots pass
+  while (block > 1 && 4 * slots > page_tokens / block * d) block /= 2;
+  std::size_t count = 0;
+  for (std::size_t first = 0; first < page_tokens; first += block)
+    for (std::size_t channel = 0; channel < d; channel += lanes, count += lanes) {
+      floats most = zero();
+      for (std::size_t i = 0; i < block; ++i) most = max(most, weights(side, scratch, first + i, channel));
+      store(scratch.largest.data() + count, most);
+    }
+  return bound_of(scratch.largest.data(), count, slots);
+}
+
+inline void choose_slots(page_side const& side, sealing_scratch& scratch) {
+  std::size_t const d = side.head_dim();
+  floats const bound = all(weight_bound(side, scratch));
+  scratch.slots.start(page_tokens * d);
+  for (std::size_t token = 0; token < page_tokens; ++token)
+    for (std::size_t first = 0; first < d; first += lanes)
+      for (unsigned found = at_least(weights(side, scratch, token, first), bound); found != 0; found &= found - 1) {
+        std::size_t const channel = first + static_cast<std::size_t>(std::countr_zero(found));
+        scratch.slots.offer(token * d + channel, scratch.residuals[token * d + channel], side.sensitivity[channel]);
+      }
+  scratch.slots.finish(side.slots);
+}
+
+template <int Bits, map_of Map>
+void seal_side(page_side const& side, sealing_scratch& scratch) {
+  encode_side<Bits, Map>(side, scratch);
+  if (side.slots.empty()) return;
+  restore_residuals(side, scratch);
+  choose_slots(side, scratch);
+}
+
+/// The `rank`-th largest of the first numbers.
+inline float exact_rank(std::span<float> numbers, std::size_t rank) {
+  auto const at = numbers.begin() + static_cast<std::ptrdiff_t>(rank) - 1;
+  std::nth_element(numbers.begin(), at, numbers.end(), std::greater<>{});
+  return *at;
+}
+
+/// Writes those of 16 numbers that `found` names.
+inline void append_found(floats x, unsigned found, float* to, std::size_t& count) {
+  alignas(line_bytes) float numbers[lanes];
+  if (found != 0) store(numbers, x);
+  for (; found != 0; found &= found - 1) to[count++] = numbers[std::countr_zero(found)];
+}
+
+/// The largest numbers of blocks of a token, and the largest of their negatives: bounds for both ends.
+inline value_range range_of(std::span<half const> token, std::size_t rank, sealing_scratch& scratch) {
+  std::size_t const vectors = token.size() / lanes, blocks = std::min(vectors, (4 * rank + lanes - 1) / lanes);
+  std::size_t const block = (vectors + blocks - 1) / blocks * lanes;
+  std::size_t count = 0;
+  for (std::size_t first = 0; first < token.size(); first += block, count += lanes) {
+    floats most = load(token.data() + first), least = zero() - most;
+    for (std::size_t i = first + lanes; i < std::min(first + block, token.size()); i += lanes) {
+      floats const x = load(token.data() + i);
+      most = max(most, x);
+      least = max(least, zero() - x);
+    }
+    store(scratch.largest.data() + count, most);
+    store(scratch.smallest.data() + count, least);
+  }
+  float const high = bound_of(scratch.largest.data(), count, rank), low = bound_of(scratch.smallest.data(), count, rank);
+  if (rank == 1) return make_range(-low, high);
+  std::size_t above = 0, below = 0;
+  for (std::size_t i = 0; i < token.size(); i += lanes) {
+    floats const x = load(token.data() + i), negative = zero() - x;
+    append_found(x, at_least(x, all(high)), scratch.candidates.data(), above);
+    append_found(negative, at_least(negative, all(low)), scratch.candidates_below.data(), below);
+  }
+  return make_range(-exact_rank(std::span(scratch.candidates_below).first(below), rank),
+                    exact_rank(std::span(scratch.candidates).first(above), rank));
+}
