@@ -305,10 +305,10 @@ inline ints append_bit(ints code, floats x, floats boundary) {
   return {detail::append_bit(code.low, x.low, boundary.low), detail::append_bit(code.high, x.high, boundary.high)};
 }
 /// Bit i: a[i] >= b[i].
-inline unsigned at_least(floats a, floats b) {
+inline std::uint16_t at_least(floats a, floats b) {
   int const low = _mm256_movemask_ps(_mm256_cmp_ps(a.low, b.low, _CMP_GE_OQ));
   int const high = _mm256_movemask_ps(_mm256_cmp_ps(a.high, b.high, _CMP_GE_OQ));
-  return static_cast<unsigned>(low | high << 8);
+  return static_cast<std::uint16_t>(low | high << 8);
 }
 
 #include "backends/cpu/kernel/all.inl"

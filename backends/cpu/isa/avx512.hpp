@@ -208,7 +208,7 @@ inline ints append_bit(ints code, floats x, floats boundary) {
   return {_mm512_mask_add_epi32(twice, _mm512_cmp_ps_mask(x.v, boundary.v, _CMP_GT_OQ), twice, _mm512_set1_epi32(1))};
 }
 /// Bit i: a[i] >= b[i].
-inline unsigned at_least(floats a, floats b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ); }
+inline std::uint16_t at_least(floats a, floats b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ); }
 
 #include "backends/cpu/kernel/all.inl"
 

@@ -71,7 +71,7 @@ inline float bound_of(float const* x, std::size_t count, std::size_t rank) {
     for (std::size_t i = 0; i < count; i += lanes)
       reaching += static_cast<std::size_t>(std::popcount(at_least(load(x + i), all(middle))));
     (reaching >= rank ? reached : top) = middle;
-    if (reaching >= rank && reaching <= rank + rank / 4 + 2) break;
+    if (reaching >= rank && reaching <= rank + rank / 16) break;
   }
   return reached;
 }
@@ -91,16 +91,29 @@ inline float weight_bound(page_side const& side, sealing_scratch& scratch) {
   return bound_of(scratch.largest.data(), count, slots);
 }
 
+/// `f(i)` for the numbers that were found: bits of `count` masks of 16, with room for whole words.
+template <class F>
+void for_each_found(std::uint16_t* found, std::size_t count, F&& f) {
+  constexpr std::size_t in_word = 4;
+  std::fill_n(found + count, (in_word - count % in_word) % in_word, std::uint16_t{0});
+  for (std::size_t i = 0; i < count; i += in_word) {
+    std::uint64_t word;
+    std::memcpy(&word, found + i, sizeof word);
+    for (; word != 0; word &= word - 1) f(i * lanes + static_cast<std::size_t>(std::countr_zero(word)));
+  }
+}
+
 inline void choose_slots(page_side const& side, sealing_scratch& scratch) {
   std::size_t const d = side.head_dim();
   floats const bound = all(weight_bound(side, scratch));
-  scratch.slots.start(page_tokens * d);
+  std::size_t count = 0;
   for (std::size_t token = 0; token < page_tokens; ++token)
-    for (std::size_t first = 0; first < d; first += lanes)
-      for (unsigned found = at_least(weights(side, scratch, token, first), bound); found != 0; found &= found - 1) {
-        std::size_t const channel = first + static_cast<std::size_t>(std::countr_zero(found));
-        scratch.slots.offer(token * d + channel, scratch.residuals[token * d + channel], side.sensitivity[channel]);
-      }
+    for (std::size_t channel = 0; channel < d; channel += lanes)
+      scratch.found[count++] = at_least(weights(side, scratch, token, channel), bound);
+  scratch.slots.start(page_tokens * d);
+  for_each_found(scratch.found.data(), count, [&](std::size_t i) {
+    scratch.slots.offer(i, scratch.residuals[i], side.sensitivity[i % d]);
+  });
   scratch.slots.finish(side.slots);
 }
 
@@ -112,21 +125,16 @@ void seal_side(page_side const& side, sealing_scratch& scratch) {
   choose_slots(side, scratch);
 }
 
-/// The `rank`-th largest of the first numbers.
-inline float exact_rank(std::span<float> numbers, std::size_t rank) {
-  auto const at = numbers.begin() + static_cast<std::ptrdiff_t>(rank) - 1;
-  std::nth_element(numbers.begin(), at, numbers.end(), std::greater<>{});
-  return *at;
+/// The `rank`-th largest of `sign` · x over those that were found.
+inline float rank_of_found(std::span<half const> x, float sign, std::size_t rank, std::uint16_t* found,
+                           float* candidates) {
+  float* end = candidates;
+  for_each_found(found, x.size() / lanes, [&](std::size_t i) { *end++ = sign * to_float(x[i]); });
+  std::nth_element(candidates, candidates + rank - 1, end, std::greater<>{});
+  return candidates[rank - 1];
 }
 
-/// Writes those of 16 numbers that `found` names.
-inline void append_found(floats x, unsigned found, float* to, std::size_t& count) {
-  alignas(line_bytes) float numbers[lanes];
-  if (found != 0) store(numbers, x);
-  for (; found != 0; found &= found - 1) to[count++] = numbers[std::countr_zero(found)];
-}
-
-/// The largest numbers of blocks of a token, and the largest of their negatives: bounds for both ends.
+/// Both ends alike: the smallest are the largest of the negatives.
 inline value_range range_of(std::span<half const> token, std::size_t rank, sealing_scratch& scratch) {
   std::size_t const vectors = token.size() / lanes, blocks = std::min(vectors, (4 * rank + lanes - 1) / lanes);
   std::size_t const block = (vectors + blocks - 1) / blocks * lanes;
@@ -141,14 +149,15 @@ inline value_range range_of(std::span<half const> token, std::size_t rank, seali
     store(scratch.largest.data() + count, most);
     store(scratch.smallest.data() + count, least);
   }
-  float const high = bound_of(scratch.largest.data(), count, rank), low = bound_of(scratch.smallest.data(), count, rank);
+  float const high = bound_of(scratch.largest.data(), count, rank);
+  float const low = bound_of(scratch.smallest.data(), count, rank);
   if (rank == 1) return make_range(-low, high);
-  std::size_t above = 0, below = 0;
-  for (std::size_t i = 0; i < token.size(); i += lanes) {
-    floats const x = load(token.data() + i), negative = zero() - x;
-    append_found(x, at_least(x, all(high)), scratch.candidates.data(), above);
-    append_found(negative, at_least(negative, all(low)), scratch.candidates_below.data(), below);
+  for (std::size_t i = 0; i < vectors; ++i) {
+    floats const x = load(token.data() + i * lanes);
+    scratch.found[i] = at_least(x, all(high));
+    scratch.found_below[i] = at_least(zero() - x, all(low));
   }
-  return make_range(-exact_rank(std::span(scratch.candidates_below).first(below), rank),
-                    exact_rank(std::span(scratch.candidates).first(above), rank));
+  float* const candidates = scratch.largest.data();
+  float const upper = rank_of_found(token, 1, rank, scratch.found.data(), candidates);
+  return make_range(-rank_of_found(token, -1, rank, scratch.found_below.data(), candidates), upper);
 }

@@ -6,8 +6,10 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <span>
+#include <vector>
 
 #include "backends/cpu/aligned.hpp"
 #include "backends/cpu/tables.hpp"
@@ -54,16 +56,16 @@ struct page_side {
 /// What sealing writes on its way; one for each worker.
 struct sealing_scratch {
   slot_selector slots;
-  line_vector<half> residuals;                      ///< [page_tokens, head_dim]
-  line_vector<float> largest, smallest;             ///< of blocks of weights, or of a token's values
-  line_vector<float> candidates, candidates_below;  ///< for the ends of a range
+  line_vector<half> residuals;                    ///< [page_tokens, head_dim]
+  line_vector<float> largest, smallest;           ///< of blocks of weights, or of a token's values
+  std::vector<std::uint16_t> found, found_below;  ///< what reaches a bound, a bit each, in whole words of 64
 
   sealing_scratch(std::size_t head_dim, std::size_t kv_channels)
       : residuals(page_tokens * head_dim),
         largest(std::max(page_tokens * head_dim, kv_channels)),
         smallest(kv_channels),
-        candidates(kv_channels),
-        candidates_below(kv_channels) {}
+        found(largest.size() / lanes + 3),
+        found_below(kv_channels / lanes + 3) {}
 };
 
 /// The kernels of one set of instructions for one spec.
