@@ -79,7 +79,7 @@ inline float bound_of(float const* x, std::size_t count, std::size_t rank) {
 /// A bound that the weights of all slots to be chosen reach: that of the largest in blocks of a few tokens.
 inline float weight_bound(page_side const& side, sealing_scratch& scratch) {
   std::size_t const d = side.head_dim(), slots = side.slots.size();
-  std::size_t block = 16;  // tokens; there are blocks enough for no bound to let many more than the slots pass
+  std::size_t block = 8;  // tokens; there are blocks enough for no bound to let many more than the slots pass
   while (block > 1 && 4 * slots > page_tokens / block * d) block /= 2;
   std::size_t count = 0;
   for (std::size_t first = 0; first < page_tokens; first += block)
@@ -91,16 +91,22 @@ inline float weight_bound(page_side const& side, sealing_scratch& scratch) {
   return bound_of(scratch.largest.data(), count, slots);
 }
 
-/// `f(i)` for the numbers that were found: bits of `count` masks of 16, with room for whole words.
-template <class F>
-void for_each_found(std::uint16_t* found, std::size_t count, F&& f) {
-  constexpr std::size_t in_word = 4;
-  std::fill_n(found + count, (in_word - count % in_word) % in_word, std::uint16_t{0});
+/// Lists the numbers that were found: bits of `count` masks of 16. Both arrays have room for a word of 64 more. Four at
+/// once, needed or not: how many a word has is no branch to be guessed.
+inline std::span<std::uint16_t const> list_found(std::uint16_t* masks, std::size_t count, std::uint16_t* indices) {
+  constexpr std::size_t in_word = 4, at_once = 4;
+  std::fill_n(masks + count, in_word - 1, std::uint16_t{0});
+  std::size_t end = 0;
   for (std::size_t i = 0; i < count; i += in_word) {
     std::uint64_t word;
-    std::memcpy(&word, found + i, sizeof word);
-    for (; word != 0; word &= word - 1) f(i * lanes + static_cast<std::size_t>(std::countr_zero(word)));
+    std::memcpy(&word, masks + i, sizeof word);
+    auto const found = static_cast<std::size_t>(std::popcount(word));
+    for (std::size_t first = 0; first == 0 || first < found; first += at_once)
+      for (std::size_t j = 0; j < at_once; ++j, word &= word - 1)
+        indices[end + first + j] = static_cast<std::uint16_t>(i * lanes + static_cast<unsigned>(std::countr_zero(word)));
+    end += found;
   }
+  return {indices, end};
 }
 
 inline void choose_slots(page_side const& side, sealing_scratch& scratch) {
@@ -109,11 +115,12 @@ inline void choose_slots(page_side const& side, sealing_scratch& scratch) {
   std::size_t count = 0;
   for (std::size_t token = 0; token < page_tokens; ++token)
     for (std::size_t channel = 0; channel < d; channel += lanes)
-      scratch.found[count++] = at_least(weights(side, scratch, token, channel), bound);
+      scratch.masks[count++] = at_least(weights(side, scratch, token, channel), bound);
   scratch.slots.start(page_tokens * d);
-  for_each_found(scratch.found.data(), count, [&](std::size_t i) {
-    scratch.slots.offer(i, scratch.residuals[i], side.sensitivity[i % d]);
-  });
+  for (std::size_t const i : list_found(scratch.masks.data(), count, scratch.found.data())) {
+    auto const channel = static_cast<std::uint32_t>(i) % static_cast<std::uint32_t>(d);  // quicker than in 64 bits
+    scratch.slots.offer(i, scratch.residuals[i], side.sensitivity[channel]);
+  }
   scratch.slots.finish(side.slots);
 }
 
@@ -126,12 +133,13 @@ void seal_side(page_side const& side, sealing_scratch& scratch) {
 }
 
 /// The `rank`-th largest of `sign` · x over those that were found.
-inline float rank_of_found(std::span<half const> x, float sign, std::size_t rank, std::uint16_t* found,
-                           float* candidates) {
-  float* end = candidates;
-  for_each_found(found, x.size() / lanes, [&](std::size_t i) { *end++ = sign * to_float(x[i]); });
-  std::nth_element(candidates, candidates + rank - 1, end, std::greater<>{});
-  return candidates[rank - 1];
+inline float rank_of_found(std::span<half const> x, float sign, std::size_t rank, std::span<std::uint16_t const> found,
+                           std::span<float> room) {
+  auto const end = std::transform(found.begin(), found.end(), room.begin(),
+                                  [&](std::size_t i) { return sign * to_float(x[i]); });
+  auto const at = room.begin() + static_cast<std::ptrdiff_t>(rank) - 1;
+  std::nth_element(room.begin(), at, end, std::greater<>{});
+  return *at;
 }
 
 /// Both ends alike: the smallest are the largest of the negatives.
@@ -154,10 +162,12 @@ inline value_range range_of(std::span<half const> token, std::size_t rank, seali
   if (rank == 1) return make_range(-low, high);
   for (std::size_t i = 0; i < vectors; ++i) {
     floats const x = load(token.data() + i * lanes);
-    scratch.found[i] = at_least(x, all(high));
-    scratch.found_below[i] = at_least(zero() - x, all(low));
+    scratch.masks[i] = at_least(x, all(high));
+    scratch.masks_below[i] = at_least(zero() - x, all(low));
   }
-  float* const candidates = scratch.largest.data();
-  float const upper = rank_of_found(token, 1, rank, scratch.found.data(), candidates);
-  return make_range(-rank_of_found(token, -1, rank, scratch.found_below.data(), candidates), upper);
+  auto const ranked = [&](float sign, std::span<std::uint16_t> masks) {
+    return sign * rank_of_found(token, sign, rank, list_found(masks.data(), vectors, scratch.found.data()),
+                                scratch.largest);
+  };
+  return make_range(ranked(-1, scratch.masks_below), ranked(1, scratch.masks));
 }

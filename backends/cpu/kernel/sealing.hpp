@@ -58,14 +58,19 @@ struct sealing_scratch {
   slot_selector slots;
   line_vector<half> residuals;                    ///< [page_tokens, head_dim]
   line_vector<float> largest, smallest;           ///< of blocks of weights, or of a token's values
-  std::vector<std::uint16_t> found, found_below;  ///< what reaches a bound, a bit each, in whole words of 64
+  std::vector<std::uint16_t> masks, masks_below;  ///< of what reaches a bound, a bit for each number
+  std::vector<std::uint16_t> found;               ///< indices of those
 
   sealing_scratch(std::size_t head_dim, std::size_t kv_channels)
       : residuals(page_tokens * head_dim),
         largest(std::max(page_tokens * head_dim, kv_channels)),
         smallest(kv_channels),
-        found(largest.size() / lanes + 3),
-        found_below(kv_channels / lanes + 3) {}
+        masks(largest.size() / lanes + word_bits),
+        masks_below(kv_channels / lanes + word_bits),
+        found(largest.size() + word_bits) {}
+
+ private:
+  static constexpr std::size_t word_bits = 64;  // beyond the end: lists are read and written by whole words
 };
 
 /// The kernels of one set of instructions for one spec.
