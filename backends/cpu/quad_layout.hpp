@@ -205,8 +205,11 @@ struct quad_layout {
   static void write_key_slots(page_geometry const& geometry, std::span<outlier const> slots, outlier* to) {
     std::size_t const d = geometry.head_dim;
     std::array<std::uint16_t, 256> member_of;  // by channel
-    for (std::size_t channel = 0; channel < d; ++channel)
-      member_of[channel] = static_cast<std::uint16_t>(key_slot::member(key_slot::encode(geometry, channel)));
+    for (std::size_t pair = 0; pair < d / 2; ++pair) {
+      auto const [first, second] = pair_of(geometry, pair);
+      member_of[first] = static_cast<std::uint16_t>(pair);
+      member_of[second] = static_cast<std::uint16_t>(key_slot::most_pairs + pair);
+    }
     std::array<std::uint32_t, 2 * key_slot::most_pairs> at{};
     for_each_slot(d, slots, [&](std::size_t, std::size_t channel, half) { ++at[member_of[channel]]; });
     std::exclusive_scan(at.begin(), at.end(), at.begin(), std::uint32_t{0});

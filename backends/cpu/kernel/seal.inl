@@ -48,13 +48,7 @@ inline void restore_residuals(page_side const& side, sealing_scratch& scratch) {
     if (it.index < elements) scratch.residuals[it.index] = it.residual;
 }
 
-/// Of 16 elements, as the selector of slots weighs them.
-inline floats weights(page_side const& side, sealing_scratch const& scratch, std::size_t token, std::size_t channel) {
-  floats const residual = load(scratch.residuals.data() + token * side.head_dim() + channel);
-  return load(side.sensitivity.data() + channel) * residual * residual;
-}
-
-/// A bound that at least `rank` of `count` numbers reach, and few more unless many are equal.
+/// A bound that at least `rank` of `count` numbers reach, and no more unless some are equal or nearly so.
 inline float bound_of(float const* x, std::size_t count, std::size_t rank) {
   floats most = load(x), least = zero() - most;
   for (std::size_t i = lanes; i < count; i += lanes) {
@@ -71,31 +65,37 @@ inline float bound_of(float const* x, std::size_t count, std::size_t rank) {
     for (std::size_t i = 0; i < count; i += lanes)
       reaching += static_cast<std::size_t>(std::popcount(at_least(load(x + i), all(middle))));
     (reaching >= rank ? reached : top) = middle;
-    if (reaching >= rank && reaching <= rank + rank / 16) break;
+    if (reaching == rank) break;
   }
   return reached;
 }
 
-/// A bound that the weights of all slots to be chosen reach: that of the largest in blocks of a few tokens.
-inline float weight_bound(page_side const& side, sealing_scratch& scratch) {
+/// Weighs every element as the selector of slots does. Returns a bound that all to be chosen reach: that of the largest
+/// in blocks of a few tokens.
+inline float weigh(page_side const& side, sealing_scratch& scratch) {
   std::size_t const d = side.head_dim(), slots = side.slots.size();
   std::size_t block = 8;  // tokens; there are blocks enough for no bound to let many more than the slots pass
   while (block > 1 && 4 * slots > page_tokens / block * d) block /= 2;
   std::size_t count = 0;
-  for (std::size_t first = 0; first < page_tokens; first += block)
+  for (std::size_t first = 0; first < page_tokens * d; first += block * d)
     for (std::size_t channel = 0; channel < d; channel += lanes, count += lanes) {
+      floats const sensitivity = load(side.sensitivity.data() + channel);
       floats most = zero();
-      for (std::size_t i = 0; i < block; ++i) most = max(most, weights(side, scratch, first + i, channel));
+      for (std::size_t i = first + channel; i < first + block * d; i += d) {
+        floats const residual = load(scratch.residuals.data() + i), weight = sensitivity * residual * residual;
+        store(scratch.weights.data() + i, weight);
+        most = max(most, weight);
+      }
       store(scratch.largest.data() + count, most);
     }
   return bound_of(scratch.largest.data(), count, slots);
 }
 
-/// Lists the numbers that were found: bits of `count` masks of 16. Both arrays have room for a word of 64 more. Four at
-/// once, needed or not: how many a word has is no branch to be guessed.
+/// Indices of the bits that are set in `count` masks of 16. Four at once, needed or not: how many a word has is no branch
+/// to be guessed.
 inline std::span<std::uint16_t const> list_found(std::uint16_t* masks, std::size_t count, std::uint16_t* indices) {
   constexpr std::size_t in_word = 4, at_once = 4;
-  std::fill_n(masks + count, in_word - 1, std::uint16_t{0});
+  std::fill_n(masks + count, in_word - 1, std::uint16_t{0});  // there is room for whole words
   std::size_t end = 0;
   for (std::size_t i = 0; i < count; i += in_word) {
     std::uint64_t word;
@@ -109,17 +109,27 @@ inline std::span<std::uint16_t const> list_found(std::uint16_t* masks, std::size
   return {indices, end};
 }
 
+/// Indices of the numbers that reach a bound. `list` holds them.
+inline std::span<std::uint16_t const> list_reaching(std::span<float const> x, float bound, sealing_scratch& scratch,
+                                                    std::vector<std::uint16_t>& list) {
+  for (std::size_t i = 0; i < x.size(); i += lanes) scratch.masks[i / lanes] = at_least(load(x.data() + i), all(bound));
+  return list_found(scratch.masks.data(), x.size() / lanes, list.data());
+}
+
+/// Few elements reach the first bound, and of these hardly one too many the second.
 inline void choose_slots(page_side const& side, sealing_scratch& scratch) {
   std::size_t const d = side.head_dim();
-  floats const bound = all(weight_bound(side, scratch));
-  std::size_t count = 0;
-  for (std::size_t token = 0; token < page_tokens; ++token)
-    for (std::size_t channel = 0; channel < d; channel += lanes)
-      scratch.masks[count++] = at_least(weights(side, scratch, token, channel), bound);
+  std::span<float const> const weights = std::span(scratch.weights).first(page_tokens * d);
+  auto const found = list_reaching(weights, weigh(side, scratch), scratch, scratch.found);
+  std::span<float> const found_weights = std::span(scratch.largest).first(padded(found.size()));
+  std::fill(found_weights.end() - lanes, found_weights.end(), 0.0f);
+  for (std::size_t i = 0; i < found.size(); ++i) found_weights[i] = weights[found[i]];
+  float const bound = bound_of(found_weights.data(), found_weights.size(), side.slots.size());
   scratch.slots.start(page_tokens * d);
-  for (std::size_t const i : list_found(scratch.masks.data(), count, scratch.found.data())) {
-    auto const channel = static_cast<std::uint32_t>(i) % static_cast<std::uint32_t>(d);  // quicker than in 64 bits
-    scratch.slots.offer(i, scratch.residuals[i], side.sensitivity[channel]);
+  for (std::size_t const i : list_reaching(found_weights, bound, scratch, scratch.chosen)) {
+    if (i >= found.size()) break;  // zeros of the padding
+    std::uint32_t const index = found[i], channel = index % static_cast<std::uint32_t>(d);
+    scratch.slots.offer(index, scratch.residuals[index], side.sensitivity[channel]);
   }
   scratch.slots.finish(side.slots);
 }

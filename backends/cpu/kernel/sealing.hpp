@@ -57,17 +57,20 @@ struct page_side {
 struct sealing_scratch {
   slot_selector slots;
   line_vector<half> residuals;                    ///< [page_tokens, head_dim]
+  line_vector<float> weights;                     ///< [page_tokens, head_dim]
   line_vector<float> largest, smallest;           ///< of blocks of weights, or of a token's values
   std::vector<std::uint16_t> masks, masks_below;  ///< of what reaches a bound, a bit for each number
-  std::vector<std::uint16_t> found;               ///< indices of those
+  std::vector<std::uint16_t> found, chosen;       ///< indices of those
 
   sealing_scratch(std::size_t head_dim, std::size_t kv_channels)
       : residuals(page_tokens * head_dim),
+        weights(page_tokens * head_dim),
         largest(std::max(page_tokens * head_dim, kv_channels)),
         smallest(kv_channels),
         masks(largest.size() / lanes + word_bits),
         masks_below(kv_channels / lanes + word_bits),
-        found(largest.size() + word_bits) {}
+        found(largest.size() + word_bits),
+        chosen(found.size()) {}
 
  private:
   static constexpr std::size_t word_bits = 64;  // beyond the end: lists are read and written by whole words

@@ -30,18 +30,17 @@ class slot_selector {
   /// Indices rise.
   void offer(std::size_t index, half residual, float sensitivity) {
     float const r = to_float(residual);
-    candidates_.push_back({sensitivity * r * r, r < 0 ? -r : r, {static_cast<std::uint16_t>(index), residual}});
+    candidates_.push_back({sensitivity * r * r, std::fabs(r), {static_cast<std::uint16_t>(index), residual}});
   }
   /// Fills `slots`, not more than were offered, by rising index.
   void finish(std::span<outlier> slots) {
     KVQ_ASSERT(slots.size() <= candidates_.size());
-    if (slots.empty()) return;
     order_ = candidates_;
-    auto const last = order_.begin() + static_cast<std::ptrdiff_t>(slots.size()) - 1;  // of those that are chosen
-    std::nth_element(order_.begin(), last, order_.end(), weighs_more);
+    auto const end = order_.begin() + static_cast<std::ptrdiff_t>(slots.size());
+    if (end != order_.end()) std::nth_element(order_.begin(), end, order_.end(), weighs_more);
     auto slot = slots.begin();
-    for (candidate const& it : candidates_)
-      if (!weighs_more(*last, it)) *slot++ = it.element;
+    for (candidate const& it : candidates_)  // *end is the first that is not chosen
+      if (end == order_.end() || weighs_more(it, *end)) *slot++ = it.element;
   }
 
  private:
