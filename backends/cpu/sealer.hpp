@@ -67,7 +67,7 @@ class sealer {
     return kernels_ ? kernels_->range_of(token, rank_, mine.scratch) : definition_.range_of(token, mine.plain);
   }
 
-  void seal(page_tokens_of_head const& tokens, std::span<std::byte> bytes, worker& mine) const {
+  void seal(head_tokens const& tokens, std::span<std::byte> bytes, worker& mine) const {
     if (!kernels_) return definition_.seal(tokens, bytes, mine.plain);
     canonical_page<S>& page = mine.plain.page;
     if (tokens.reused > 0) layout::read(geometry_, tokens.before, page);
@@ -81,14 +81,14 @@ class sealer {
  private:
   /// The head's part of what every channel has.
   template <class T>
-  std::span<T const> of_head(page_tokens_of_head const& it, std::span<T const> all) const {
+  std::span<T const> of_head(head_tokens const& it, std::span<T const> all) const {
     return all.subspan(it.head * geometry_.head_dim, geometry_.head_dim);
   }
-  view2d<half const> of_head(page_tokens_of_head const& it, view2d<half const> all) const {
+  view2d<half const> of_head(head_tokens const& it, view2d<half const> all) const {
     return all.middle_rows(0, page_tokens - it.reused).middle_cols(it.head * geometry_.head_dim, geometry_.head_dim);
   }
 
-  void seal_keys(page_tokens_of_head const& it, canonical_page<S>& page, sealing_scratch& scratch) const {
+  void seal_keys(head_tokens const& it, canonical_page<S>& page, sealing_scratch& scratch) const {
     kernels_->seal_keys({.tokens = of_head(it, it.k),
                          .scales = of_head<float>(it, k_scales_).data(),
                          .zeros = of_head<float>(it, k_zeros_).data(),
@@ -98,7 +98,7 @@ class sealer {
                          .slots = page.k_slots},
                         scratch);
   }
-  void seal_values(page_tokens_of_head const& it, canonical_page<S>& page, sealing_scratch& scratch) const {
+  void seal_values(head_tokens const& it, canonical_page<S>& page, sealing_scratch& scratch) const {
     std::array<float, page_tokens> scales, zeros;
     for (std::size_t token = 0; token < it.ranges.size(); ++token) {
       affine const map = affine_of(it.ranges[token]);

@@ -311,7 +311,7 @@ void kv_cache<S, Layout>::seal_oldest(sequence& of, int layer, executor_ref exec
     scratch->ranges[token] = sealer.range_of(v.row(token), scratch->workers[static_cast<std::size_t>(worker)]);
   });
   executor.parallel_for(kv_heads_, [&](std::size_t head, int worker) {
-    page_tokens_of_head tokens{head, k, v, std::span(scratch->ranges).first(fresh), reused};
+    head_tokens tokens{head, k, v, std::span(scratch->ranges).first(fresh), reused};
     if (reused > 0) tokens.before = page_of(before, head);
     sealer.seal(tokens, page_of(block, head), scratch->workers[static_cast<std::size_t>(worker)]);
   });

@@ -17,7 +17,7 @@
 namespace kvquant {
 
 /// What becomes a page of one KV head; see `page_sealer::seal`.
-struct page_tokens_of_head {
+struct head_tokens {
   std::size_t head;
   view2d<half const> k, v;              ///< the last tokens of the page, [page_tokens − reused, kv_channels]
   std::span<value_range const> ranges;  ///< of their values
@@ -31,7 +31,7 @@ template <class T, class S>
 concept Sealer = PackedSpec<S> && std::constructible_from < T,
         artifact<S>
 const&, int,
-    page_geometry const& > &&requires(T const& sealer, std::span<half const> token, page_tokens_of_head const& tokens,
+    page_geometry const& > &&requires(T const& sealer, std::span<half const> token, head_tokens const& tokens,
                                       std::span<std::byte> page, typename T::worker& mine) {
   { sealer.quantizers() } -> std::same_as<page_sealer<S> const&>;
   { sealer.table_bytes() } -> std::same_as<std::size_t>;
@@ -55,7 +55,7 @@ class layout_sealer {
   worker make_worker() const { return quantizers_.make_worker(); }
   value_range range_of(std::span<half const> token, worker& mine) const { return quantizers_.range_of(token, mine); }
 
-  void seal(page_tokens_of_head const& tokens, std::span<std::byte> page, worker& mine) const {
+  void seal(head_tokens const& tokens, std::span<std::byte> page, worker& mine) const {
     if (tokens.reused > 0) Layout::read(geometry_, tokens.before, mine.page);
     quantizers_.seal(tokens.head, tokens.k, tokens.v, tokens.ranges, tokens.reused, mine);
     Layout::write(geometry_, mine.page, page);
