@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "kvquant/cache/layout_sealer.hpp"
-#include "test/support/random_page.hpp"
+#include "test/support/counting_new.hpp"
 #include "test/support/small_cache.hpp"
 
 namespace {
@@ -168,4 +168,16 @@ TEST_CASE("a cache of the CPU's layout seals with the CPU's sealer", "[sealer]")
     return contents_of(cache, it);
   };
   CHECK((contents(fast) == contents(plain)));
+}
+
+TEST_CASE("sealing allocates nothing once a page has been sealed", "[sealer]") {
+  using S = spec<nuq<3>, nuq<3>>;
+  kv_cache<S, cpu::page_layout<S>> cache(small_artifact<S>(), {.max_tokens = 1024});
+  { sequence const warm_up = sequence_of(cache, small_stream(), 100); }
+  sequence it = cache.open(512);
+  std::size_t const before = allocations();
+  append_tokens(cache, it, small_stream(), 0, 300);
+  cache.truncate(it, 150);
+  append_tokens(cache, it, other_stream(), 0, 200);
+  CHECK(allocations() == before);
 }
