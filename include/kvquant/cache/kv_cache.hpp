@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstddef>
 #include <memory>
 #include <memory_resource>
@@ -134,8 +133,6 @@ class kv_cache {
   layer_state& state(sequence& of, int layer) const;
   layer_state const& state(sequence const& of, int layer) const { return state(const_cast<sequence&>(of), layer); }
   void require_own(sequence const& of) const;
-  template <class T>
-  void require_storable_rows(view2d<T> x, char const* what) const;
 
   std::size_t sinks_of(layer_state const& it) const { return std::min(it.tokens, sinks_); }
   std::size_t tail_of(layer_state const& it) const { return it.tokens - sinks_of(it) - it.sealed; }

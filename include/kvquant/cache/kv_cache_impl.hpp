@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "kvquant/cache/kv_cache.hpp"
+#include "kvquant/cache/storable.hpp"
 
 namespace kvquant {
 
@@ -12,20 +13,6 @@ namespace detail {
 
 inline half stored(float x) { return to_half(x); }
 inline half stored(half x) { return x; }
-inline float loaded(float x) { return x; }
-inline float loaded(half x) { return to_float(x); }
-
-// Free of branches, so that loops vectorise.
-inline bool all_storable(std::span<float const> row) {
-  int others = 0;
-  for (std::size_t i = 0; i < row.size(); ++i) others |= !(std::fabs(row[i]) <= largest_half);
-  return others == 0;
-}
-inline bool all_storable(std::span<half const> row) {
-  unsigned sums = 0;  // bit 15: some exponent has all its bits set
-  for (std::size_t i = 0; i < row.size(); ++i) sums |= (row[i].bits & 0x7fffu) + 0x400u;
-  return sums < 0x8000u;
-}
 
 template <PackedSpec S>
 page_geometry cache_geometry(artifact_info const& info) {
@@ -255,20 +242,6 @@ typename kv_cache<S, Layout>::layer_state& kv_cache<S, Layout>::state(sequence& 
 template <class S, class Layout>
 void kv_cache<S, Layout>::require_own(sequence const& of) const {
   require(of.pool_ == pool_, errc::bad_value, "the sequence is not one of this cache");
-}
-
-template <class S, class Layout>
-template <class T>
-void kv_cache<S, Layout>::require_storable_rows(view2d<T> x, char const* what) const {
-  for (std::size_t row = 0; row < x.rows; ++row) {
-    if (detail::all_storable(x.row(row))) [[likely]]
-      continue;
-    for (std::size_t channel = 0; channel < x.cols; ++channel)
-      if (!(std::fabs(detail::loaded(x(row, channel))) <= largest_half))
-        throw error{errc::bad_value,
-                    text("append: ", what, ": token ", row, ", channel ", channel, " is ",
-                         detail::loaded(x(row, channel)), ", expected a finite value of at most 65504")};
-  }
 }
 
 template <class S, class Layout>
