@@ -12,17 +12,15 @@
 
 #include "backends/cpu/angle_list.hpp"
 #include "backends/cpu/isa.hpp"
-#include "backends/cpu/isa/avx2.hpp"
-#include "backends/cpu/isa/avx512.hpp"
-#include "backends/cpu/isa/portable.hpp"
 #include "backends/cpu/kernel/common.hpp"
 #include "backends/cpu/page_decoder.hpp"
 #include "backends/cpu/plan.hpp"
 #include "backends/cpu/quad_layout.hpp"
+#include "backends/cpu/sealer.hpp"
 #include "backends/cpu/supports.hpp"
 #include "backends/cpu/tables.hpp"
+#include "backends/cpu/with_kernels.hpp"
 #include "kvquant/attend/backend.hpp"
-#include "kvquant/cache/row_major_layout.hpp"
 #include "kvquant/core/scratch_pool.hpp"
 
 namespace kvquant::cpu {
@@ -38,23 +36,6 @@ enum class arithmetic {
   integer,  ///< products of bytes, where codes have 2 to 4 bits
   floating  ///< pages become floats: exact but for their rounding
 };
-
-template <class S>
-concept QuadSpec = PackedSpec<S> && QuadWidth<S::key_format::bits> && QuadWidth<S::value_format::bits>;
-
-namespace detail {
-template <class S>
-struct layout_for {
-  using type = row_major_layout<S>;
-};
-template <QuadSpec S>
-struct layout_for<S> {
-  using type = quad_layout<S>;
-};
-}  // namespace detail
-
-template <PackedSpec S>
-using page_layout = typename detail::layout_for<S>::type;
 
 namespace detail {
 
@@ -75,12 +56,9 @@ kernel_set kernels_out_of() {
 }
 
 template <PackedSpec S, arithmetic Arithmetic>
-kernel_set kernels_for([[maybe_unused]] isa which) {
-#if defined(__x86_64__)
-  if (which == isa::avx512) return kernels_out_of<S, Arithmetic, avx512::kernels>();
-  if (which == isa::avx2) return kernels_out_of<S, Arithmetic, avx2::kernels>();
-#endif
-  return kernels_out_of<S, Arithmetic, portable::kernels>();
+kernel_set kernels_for(isa which) {
+  return with_kernels<kernel_set>(which,
+                                  []<class Kernels>(Kernels) { return kernels_out_of<S, Arithmetic, Kernels>(); });
 }
 
 /// Pages of one layer as floats.

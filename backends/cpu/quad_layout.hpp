@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <numeric>
 #include <span>
 #include <string_view>
 
@@ -88,21 +89,14 @@ struct quad_layout {
     check(geometry, bytes.size());
     quad_offsets const at(geometry);
     auto* const to = reinterpret_cast<std::uint8_t*>(bytes.data());
-    blocks_type blocks;
-    for (std::size_t chunk = 0; chunk < geometry.head_dim / 8; ++chunk) {
-      for_each_key(geometry, chunk, [&](std::size_t i, std::size_t element) { blocks[i] = page.k_codes[element]; });
-      pack_blocks<k_bits>(blocks, to + chunk * packed_block_bytes<k_bits>);
-    }
-    for (std::size_t unit = 0; unit < geometry.head_dim / 8; ++unit) {
-      for_each_value(geometry, unit, [&](std::size_t i, std::size_t element) { blocks[i] = page.v_codes[element]; });
-      pack_blocks<v_bits>(blocks, to + at.v_codes + unit * packed_block_bytes<v_bits>);
-    }
+    write_keys(geometry, page.k_codes, to);
+    write_values(geometry, page.v_codes, to + at.v_codes);
     for (std::size_t token = 0; token < page_tokens; ++token) {
       store(to + at.lowers, token, page.v_ranges[token].lower);
       store(to + at.uppers, token, page.v_ranges[token].upper);
     }
-    write_slots<key_slot>(geometry, page.k_slots, to + at.k_slots);
-    write_slots<value_slot>(geometry, page.v_slots, to + at.v_slots);
+    write_key_slots(geometry, page.k_slots, reinterpret_cast<outlier*>(to + at.k_slots));
+    write_value_slots(geometry, page.v_slots, reinterpret_cast<outlier*>(to + at.v_slots));
     std::fill(to + at.end, to + bytes.size(), std::uint8_t{0});
   }
 
@@ -110,15 +104,8 @@ struct quad_layout {
     check(geometry, bytes.size());
     quad_offsets const at(geometry);
     auto const* const from = reinterpret_cast<std::uint8_t const*>(bytes.data());
-    blocks_type blocks;
-    for (std::size_t chunk = 0; chunk < geometry.head_dim / 8; ++chunk) {
-      unpack_blocks<k_bits>(from + chunk * packed_block_bytes<k_bits>, blocks);
-      for_each_key(geometry, chunk, [&](std::size_t i, std::size_t element) { page.k_codes[element] = blocks[i]; });
-    }
-    for (std::size_t unit = 0; unit < geometry.head_dim / 8; ++unit) {
-      unpack_blocks<v_bits>(from + at.v_codes + unit * packed_block_bytes<v_bits>, blocks);
-      for_each_value(geometry, unit, [&](std::size_t i, std::size_t element) { page.v_codes[element] = blocks[i]; });
-    }
+    read_keys(geometry, from, page.k_codes);
+    read_values(geometry, from + at.v_codes, page.v_codes);
     for (std::size_t token = 0; token < page_tokens; ++token)
       page.v_ranges[token] = {load<half>(from + at.lowers, token), load<half>(from + at.uppers, token)};
     read_slots<key_slot>(geometry, page.k_slots, from + at.k_slots);
@@ -132,35 +119,110 @@ struct quad_layout {
     require(bytes == page_bytes(geometry), errc::bad_shape, "page: ", bytes, " bytes, expected ", page_bytes(geometry));
   }
 
-  /// `f(place within the eight blocks, element of the page)`. Chunk: four pairs of channels, all tokens.
+  /// Keys of a page with the codes of a pair side by side: [page_tokens, head_dim].
+  using paired_codes = std::array<std::uint8_t, page_tokens * 256>;
+
+  /// `f(place in a row of pairs, channel)` for all channels of a head.
   template <class F>
-  static void for_each_key(page_geometry const& geometry, std::size_t chunk, F&& f) {
-    for (std::size_t pair = 0; pair < 4; ++pair) {
-      auto const [first, second] = pair_of(geometry, 4 * chunk + pair);
-      for (std::size_t token = 0; token < page_tokens; ++token) {
-        std::size_t const i = (pair / 2 * 4 + token / 16) * 64 + token % 16 * 4 + pair % 2 * 2;
-        f(i, token * geometry.head_dim + first);
-        f(i + 1, token * geometry.head_dim + second);
-      }
+  static void for_each_paired(page_geometry const& geometry, F&& f) {
+    std::size_t const d = geometry.head_dim;
+    std::size_t const split = geometry.pairing == rope_pairing::half_split ? geometry.rotary_dim / 2 : 0;
+    for (std::size_t pair = 0; pair < split; ++pair) {
+      f(2 * pair, pair);
+      f(2 * pair + 1, split + pair);
     }
+    for (std::size_t channel = 2 * split; channel < d; ++channel) f(channel, channel);
   }
-  /// Unit: sixteen channels, half of the tokens.
-  template <class F>
-  static void for_each_value(page_geometry const& geometry, std::size_t unit, F&& f) {
-    std::size_t const first_channel = unit / 2 * 16, first_token = unit % 2 * 32;
-    for (std::size_t token = 0; token < 32; ++token)
-      for (std::size_t channel = 0; channel < 16; ++channel)
-        f(token / 4 * 64 + channel * 4 + token % 4,
-          (first_token + token) * geometry.head_dim + first_channel + channel);
+  /// Where the codes of two pairs and one token, four bytes, are in eight blocks, and in the rows of pairs.
+  static std::size_t in_blocks(std::size_t pairs, std::size_t token) { return pairs * 4 * block_bytes + token * 4; }
+  static std::size_t in_rows(std::size_t d, std::size_t chunk, std::size_t pairs, std::size_t token) {
+    return token * d + chunk * 8 + pairs * 4;
   }
 
-  template <class Slot>
-  static void write_slots(page_geometry const& geometry, std::span<outlier const> slots, std::uint8_t* to) {
-    auto* const out = reinterpret_cast<outlier*>(to);
-    std::transform(slots.begin(), slots.end(), out, [&](outlier it) {
-      return outlier{static_cast<std::uint16_t>(Slot::encode(geometry, it.index)), it.residual};
+  static void write_keys(page_geometry const& geometry, std::span<std::uint8_t const> codes, std::uint8_t* to) {
+    std::size_t const d = geometry.head_dim;
+    alignas(block_bytes) paired_codes rows;
+    for (std::size_t first = 0; first < page_tokens * d; first += d)
+      for_each_paired(geometry,
+                      [&](std::size_t place, std::size_t channel) { rows[first + place] = codes[first + channel]; });
+    alignas(block_bytes) blocks_type blocks;
+    for (std::size_t chunk = 0; chunk < d / 8; ++chunk) {  // four pairs of channels, all tokens
+      for (std::size_t pairs = 0; pairs < 2; ++pairs)
+        for (std::size_t token = 0; token < page_tokens; ++token)
+          std::memcpy(blocks.data() + in_blocks(pairs, token), rows.data() + in_rows(d, chunk, pairs, token), 4);
+      pack_blocks<k_bits>(blocks, to + chunk * packed_block_bytes<k_bits>);
+    }
+  }
+  static void read_keys(page_geometry const& geometry, std::uint8_t const* from, std::span<std::uint8_t> codes) {
+    std::size_t const d = geometry.head_dim;
+    alignas(block_bytes) paired_codes rows;
+    alignas(block_bytes) blocks_type blocks;
+    for (std::size_t chunk = 0; chunk < d / 8; ++chunk) {
+      unpack_blocks<k_bits>(from + chunk * packed_block_bytes<k_bits>, blocks);
+      for (std::size_t pairs = 0; pairs < 2; ++pairs)
+        for (std::size_t token = 0; token < page_tokens; ++token)
+          std::memcpy(rows.data() + in_rows(d, chunk, pairs, token), blocks.data() + in_blocks(pairs, token), 4);
+    }
+    for (std::size_t first = 0; first < page_tokens * d; first += d)
+      for_each_paired(geometry,
+                      [&](std::size_t place, std::size_t channel) { codes[first + channel] = rows[first + place]; });
+  }
+
+  /// `f(place in eight blocks, element of the page)` for sixteen channels and half of the tokens.
+  template <class F>
+  static void for_each_value(page_geometry const& geometry, std::size_t unit, F&& f) {
+    std::size_t const d = geometry.head_dim, first = unit % 2 * 32 * d + unit / 2 * 16;
+    for (std::size_t four = 0; four < 8; ++four)
+      for (std::size_t channel = 0; channel < 16; ++channel)
+        for (std::size_t token = 0; token < 4; ++token)
+          f(four * block_bytes + channel * 4 + token, first + (four * 4 + token) * d + channel);
+  }
+  static void write_values(page_geometry const& geometry, std::span<std::uint8_t const> codes, std::uint8_t* to) {
+    alignas(block_bytes) blocks_type blocks;
+    for (std::size_t unit = 0; unit < geometry.head_dim / 8; ++unit) {
+      for_each_value(geometry, unit, [&](std::size_t place, std::size_t element) { blocks[place] = codes[element]; });
+      pack_blocks<v_bits>(blocks, to + unit * packed_block_bytes<v_bits>);
+    }
+  }
+  static void read_values(page_geometry const& geometry, std::uint8_t const* from, std::span<std::uint8_t> codes) {
+    alignas(block_bytes) blocks_type blocks;
+    for (std::size_t unit = 0; unit < geometry.head_dim / 8; ++unit) {
+      unpack_blocks<v_bits>(from + unit * packed_block_bytes<v_bits>, blocks);
+      for_each_value(geometry, unit, [&](std::size_t place, std::size_t element) { codes[element] = blocks[place]; });
+    }
+  }
+
+  /// `f(token, channel, residual)`; slots come by rising token, then channel.
+  template <class F>
+  static void for_each_slot(std::size_t d, std::span<outlier const> slots, F&& f) {
+    std::size_t token = 0, first = 0;
+    for (outlier const it : slots) {
+      for (; it.index >= first + d; first += d) ++token;
+      f(token, it.index - first, it.residual);
+    }
+  }
+  /// Tokens of a member rise already; members are counted.
+  static void write_key_slots(page_geometry const& geometry, std::span<outlier const> slots, outlier* to) {
+    std::size_t const d = geometry.head_dim;
+    std::array<std::uint16_t, 256> member_of;  // by channel
+    for (std::size_t pair = 0; pair < d / 2; ++pair) {
+      auto const [first, second] = pair_of(geometry, pair);
+      member_of[first] = static_cast<std::uint16_t>(pair);
+      member_of[second] = static_cast<std::uint16_t>(key_slot::most_pairs + pair);
+    }
+    std::array<std::uint32_t, 2 * key_slot::most_pairs> at{};
+    for_each_slot(d, slots, [&](std::size_t, std::size_t channel, half) { ++at[member_of[channel]]; });
+    std::exclusive_scan(at.begin(), at.end(), at.begin(), std::uint32_t{0});
+    for_each_slot(d, slots, [&](std::size_t token, std::size_t channel, half residual) {
+      std::size_t const member = member_of[channel];
+      to[at[member]++] = {static_cast<std::uint16_t>(member * page_tokens + token), residual};
     });
-    std::sort(out, out + slots.size(), by_index);
+  }
+  /// In their order already.
+  static void write_value_slots(page_geometry const& geometry, std::span<outlier const> slots, outlier* to) {
+    for_each_slot(geometry.head_dim, slots, [&](std::size_t token, std::size_t channel, half residual) {
+      *to++ = {static_cast<std::uint16_t>(token * 256 + channel), residual};
+    });
   }
   template <class Slot>
   static void read_slots(page_geometry const& geometry, std::span<outlier> slots, std::uint8_t const* from) {

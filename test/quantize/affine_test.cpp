@@ -40,6 +40,13 @@ TEST_CASE("ranges stay finite", "[quantize]") {
   CHECK(affine_of(range).scale == 65504.0f);
 }
 
+TEST_CASE("an end of a range that is zero has no sign", "[quantize]") {
+  for (float const x : {-0.0f, 0.0f, -1e-10f}) {
+    CHECK(make_range(x, 1).lower == half{});
+    CHECK(make_range(-1, x).upper == half{});
+  }
+}
+
 TEST_CASE("a residual is what the dense code misses, and stays finite", "[quantize]") {
   CHECK(to_float(residual_of(3.0f, 1.0f)) == 2.0f);
   CHECK(to_float(residual_of(65504.0f, -65504.0f)) == 65504.0f);

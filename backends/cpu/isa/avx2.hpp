@@ -7,6 +7,7 @@
 #include "backends/cpu/isa/target.hpp"
 #include "backends/cpu/isa/x86.hpp"
 #include "backends/cpu/kernel/common.hpp"
+#include "backends/cpu/kernel/sealing.hpp"
 
 KVQ_TARGET_BEGIN("avx2,fma,f16c")
 namespace kvquant::cpu::avx2 {
@@ -265,6 +266,61 @@ template <int Bits>
   detail::unpack_half(packed, table, low);
   detail::unpack_half(packed + 32, table, high);
   for (std::size_t i = 0; i < 8; ++i) out[i] = {low[i], high[i]};
+}
+
+// Words of sealing.
+
+inline floats operator/(floats a, floats b) { return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)}; }
+/// a · b + c, rounded after each step as outside of these instructions, whatever the compiler contracts.
+inline floats multiply_then_add(floats a, floats b, floats c) {
+  floats product = a * b;
+  asm("" : "+x"(product.low), "+x"(product.high));
+  return product + c;
+}
+namespace detail {
+inline __m128i to_finite_halves(__m256 x) {
+  __m256 const limit = _mm256_set1_ps(largest_half);
+  __m256 const finite = _mm256_max_ps(_mm256_min_ps(x, limit), _mm256_sub_ps(_mm256_setzero_ps(), limit));
+  return _mm256_cvtps_ph(finite, _MM_FROUND_TO_NEAREST_INT);
+}
+template <int Entries>
+inline __m256 look_up_eight(floats table, __m256i at) {
+  __m256 const low = _mm256_permutevar8x32_ps(table.low, at);
+  if constexpr (Entries <= 8) return low;
+  return _mm256_blendv_ps(low, _mm256_permutevar8x32_ps(table.high, at),
+                          _mm256_castsi256_ps(_mm256_slli_epi32(at, 28)));
+}
+inline __m256i append_bit(__m256i code, __m256 x, __m256 boundary) {
+  __m256i const above = _mm256_castps_si256(_mm256_cmp_ps(x, boundary, _CMP_GT_OQ));
+  return _mm256_sub_epi32(_mm256_add_epi32(code, code), above);
+}
+}  // namespace detail
+/// Binary16, kept finite.
+inline void store(half* p, floats x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), detail::to_finite_halves(x.low));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p) + 1, detail::to_finite_halves(x.high));
+}
+/// The low 8 bits of each: [16].
+inline void store_low(std::uint8_t* p, ints x) {
+  __m256i const shorts = detail::narrow(x.low, x.high);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm_packus_epi16(_mm256_castsi256_si128(shorts), _mm256_extracti128_si256(shorts, 1)));
+}
+/// Elements of a table, each `at` below `Entries`.
+template <int Entries>
+inline floats look_up(floats table, ints at) {
+  static_assert(Entries <= 16);
+  return {detail::look_up_eight<Entries>(table, at.low), detail::look_up_eight<Entries>(table, at.high)};
+}
+/// 2 · code + (x > boundary)
+inline ints append_bit(ints code, floats x, floats boundary) {
+  return {detail::append_bit(code.low, x.low, boundary.low), detail::append_bit(code.high, x.high, boundary.high)};
+}
+/// Bit i: a[i] >= b[i].
+inline std::uint16_t at_least(floats a, floats b) {
+  int const low = _mm256_movemask_ps(_mm256_cmp_ps(a.low, b.low, _CMP_GE_OQ));
+  int const high = _mm256_movemask_ps(_mm256_cmp_ps(a.high, b.high, _CMP_GE_OQ));
+  return static_cast<std::uint16_t>(low | high << 8);
 }
 
 #include "backends/cpu/kernel/all.inl"

@@ -7,6 +7,7 @@
 #include "backends/cpu/isa/target.hpp"
 #include "backends/cpu/isa/x86.hpp"
 #include "backends/cpu/kernel/common.hpp"
+#include "backends/cpu/kernel/sealing.hpp"
 
 KVQ_TARGET_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni")
 namespace kvquant::cpu::avx512 {
@@ -182,6 +183,39 @@ template <int Bits>
     out[7] = table.look_up(2, _mm512_ternarylogic_epi32(low_two, seven, _mm512_srli_epi16(lines[2], 4), 0xca));
   }
 }
+
+// Words of sealing.
+
+inline floats operator/(floats a, floats b) { return {_mm512_div_ps(a.v, b.v)}; }
+/// a · b + c, rounded after each step as outside of these instructions, whatever the compiler contracts.
+inline floats multiply_then_add(floats a, floats b, floats c) {
+  __m512 product = _mm512_mul_ps(a.v, b.v);
+  asm("" : "+v"(product));
+  return {_mm512_add_ps(product, c.v)};
+}
+/// Binary16, kept finite.
+inline void store(half* p, floats x) {
+  __m512 const limit = _mm512_set1_ps(largest_half);
+  __m512 const finite = _mm512_max_ps(_mm512_min_ps(x.v, limit), _mm512_sub_ps(_mm512_setzero_ps(), limit));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(finite, _MM_FROUND_TO_NEAREST_INT));
+}
+/// The low 8 bits of each: [16].
+inline void store_low(std::uint8_t* p, ints x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x.v));
+}
+/// Elements of a table, each `at` below `Entries`.
+template <int Entries>
+inline floats look_up(floats table, ints at) {
+  static_assert(Entries <= 16);
+  return {_mm512_permutexvar_ps(at.v, table.v)};
+}
+/// 2 · code + (x > boundary)
+inline ints append_bit(ints code, floats x, floats boundary) {
+  __m512i const twice = _mm512_add_epi32(code.v, code.v);
+  return {_mm512_mask_add_epi32(twice, _mm512_cmp_ps_mask(x.v, boundary.v, _CMP_GT_OQ), twice, _mm512_set1_epi32(1))};
+}
+/// Bit i: a[i] >= b[i].
+inline std::uint16_t at_least(floats a, floats b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ); }
 
 #include "backends/cpu/kernel/all.inl"
 

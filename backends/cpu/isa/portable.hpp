@@ -9,6 +9,7 @@
 #include <hwy/highway.h>
 
 #include "backends/cpu/kernel/common.hpp"
+#include "backends/cpu/kernel/sealing.hpp"
 
 #if HWY_HAVE_SCALABLE || HWY_TARGET == HWY_SCALAR
 #error "vectors of 128 bits are needed: disable SVE or RVV by HWY_DISABLED_TARGETS, on x86 define HWY_WANT_SSSE3 as 1"
@@ -307,6 +308,55 @@ HWY_INLINE void unpack(std::uint8_t const* packed, code_table<Bits> const& table
     detail::codes_of_quarter<Bits>(packed + 16 * quarter, codes);
     for (std::size_t i = 0; i < 8; ++i) out[i].v[quarter] = hn::TableLookupBytes(table.entries, codes[i]);
   }
+}
+
+// Words of sealing.
+
+inline floats operator/(floats a, floats b) {
+  return detail::each<floats>([](auto x, auto y) { return hn::Div(x, y); }, a, b);
+}
+/// a · b + c, rounded after each step, whatever the compiler contracts.
+inline floats multiply_then_add(floats a, floats b, floats c) {
+  alignas(16) float product[16];
+  store(product, a * b);
+  asm volatile("" : : "r"(product) : "memory");
+  return load(product) + c;
+}
+/// Binary16, kept finite.
+inline void store(half* p, floats x) {
+  detail::elements const from(x);
+  for (std::size_t i = 0; i < 16; ++i) p[i] = to_half(std::clamp(from.x[i], -largest_half, largest_half));
+}
+/// The low 8 bits of each: [16].
+inline void store_low(std::uint8_t* p, ints x) {
+  detail::elements const from(x);
+  for (std::size_t i = 0; i < 16; ++i) p[i] = static_cast<std::uint8_t>(from.x[i]);
+}
+/// Elements of a table, each `at` below `Entries`.
+template <int Entries>
+inline floats look_up(floats table, ints at) {
+  static_assert(Entries <= 16);
+  detail::elements const entries(table);
+  detail::elements const index(at);
+  float x[16];
+  for (std::size_t i = 0; i < 16; ++i) x[i] = entries.x[index.x[i]];
+  return load(x);
+}
+/// 2 · code + (x > boundary)
+inline ints append_bit(ints code, floats x, floats boundary) {
+  return detail::each<ints>(
+      [](auto before, auto v, auto b) {
+        auto const above = hn::BitCast(ints::tag{}, hn::VecFromMask(floats::tag{}, hn::Gt(v, b)));
+        return hn::Sub(hn::Add(before, before), above);
+      },
+      code, x, boundary);
+}
+/// Bit i: a[i] >= b[i].
+inline std::uint16_t at_least(floats a, floats b) {
+  detail::elements const x(a), y(b);
+  unsigned bits = 0;
+  for (std::size_t i = 0; i < 16; ++i) bits |= static_cast<unsigned>(x.x[i] >= y.x[i]) << i;
+  return static_cast<std::uint16_t>(bits);
 }
 
 #include "backends/cpu/kernel/all.inl"

@@ -10,4 +10,6 @@
 
 #include "backends/cpu/kernel/page_slots.inl"
 
+#include "backends/cpu/kernel/seal.inl"
+
 #include "backends/cpu/kernel/split.inl"

@@ -287,4 +287,8 @@ struct kernels {
   }
   static constexpr kernel_set exact() { return {attend_half_pages, build_layer_turns}; }
   static constexpr kernel_set floating() { return {attend_float_pages, build_layer_turns}; }
+  template <int KBits, int VBits>
+  static constexpr sealing_kernels sealing() {
+    return {seal_side<KBits, map_of::channel>, seal_side<VBits, map_of::token>, range_of};
+  }
 };

@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstddef>
 #include <memory>
 #include <memory_resource>
@@ -18,6 +17,7 @@
 #include <vector>
 
 #include "kvquant/cache/bytes.hpp"
+#include "kvquant/cache/layout_sealer.hpp"
 #include "kvquant/cache/page.hpp"
 #include "kvquant/cache/page_pool.hpp"
 #include "kvquant/cache/page_sealer.hpp"
@@ -38,13 +38,16 @@ struct cache_options {
   std::pmr::memory_resource* memory = std::pmr::get_default_resource();  ///< for all that grows with tokens
 };
 
-/// `Layout`: a `PageLayout` for `S`. Sequences may be opened, used and closed from different threads.
+/// `Layout`: a `PageLayout` for `S`, which may name a `sealer` of its own. Sequences may be opened, used and closed
+/// from different threads.
 template <class S, class Layout>
 class kv_cache {
  public:
   using spec_type = S;
   using layout_type = Layout;
   static_assert(PackedSpec<S> && PageLayout<Layout> && std::is_same_v<typename Layout::spec_type, S>);
+  using sealer_type = sealer_for<Layout>;
+  static_assert(Sealer<sealer_type, S>);
 
   /// Throws `unsupported` naming what a cache cannot hold (keys quantized after RoPE), `bad_shape` or
   /// `bad_value` for sizes that cannot be.
@@ -58,7 +61,7 @@ class kv_cache {
   std::size_t kv_heads() const { return kv_heads_; }
   std::size_t kv_channels() const { return kv_heads_ * geometry_.head_dim; }
   /// The quantizers of a layer: what a code means.
-  page_sealer<S> const& layer(int index) const { return sealers_.at(static_cast<std::size_t>(index)); }
+  page_sealer<S> const& layer(int index) const { return sealers_.at(static_cast<std::size_t>(index)).quantizers(); }
 
   /// An empty sequence. With room in its page tables for `expected_tokens`, appending up to them allocates nothing.
   sequence open(std::size_t expected_tokens = 0);
@@ -123,15 +126,13 @@ class kv_cache {
   enum class side { k, v };
 
   struct sealing {  // scratch of one call
-    std::vector<typename page_sealer<S>::worker> workers;
+    std::vector<typename sealer_type::worker> workers;
     std::array<value_range, page_tokens> ranges;
   };
 
   layer_state& state(sequence& of, int layer) const;
   layer_state const& state(sequence const& of, int layer) const { return state(const_cast<sequence&>(of), layer); }
   void require_own(sequence const& of) const;
-  template <class T>
-  void require_storable_rows(view2d<T> x, char const* what) const;
 
   std::size_t sinks_of(layer_state const& it) const { return std::min(it.tokens, sinks_); }
   std::size_t tail_of(layer_state const& it) const { return it.tokens - sinks_of(it) - it.sealed; }
@@ -165,7 +166,7 @@ class kv_cache {
   page_geometry geometry_;
   std::size_t kv_heads_, sinks_, tail_capacity_, page_bytes_;
   std::pmr::memory_resource* memory_;
-  std::vector<page_sealer<S>> sealers_;  // [layers]
+  std::vector<sealer_type> sealers_;  // [layers]
   std::shared_ptr<page_pool> pool_;
   scratch_pool<sealing> scratch_;
 };

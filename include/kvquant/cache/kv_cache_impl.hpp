@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "kvquant/cache/kv_cache.hpp"
+#include "kvquant/cache/storable.hpp"
 
 namespace kvquant {
 
@@ -12,8 +13,6 @@ namespace detail {
 
 inline half stored(float x) { return to_half(x); }
 inline half stored(half x) { return x; }
-inline float loaded(float x) { return x; }
-inline float loaded(half x) { return to_float(x); }
 
 template <PackedSpec S>
 page_geometry cache_geometry(artifact_info const& info) {
@@ -56,8 +55,9 @@ kv_cache<S, Layout>::kv_cache(artifact<S> const& it, cache_options const& option
           it.layers.size(), " layers, expected ", it.info.shape.layers);
   for (int layer = 0; layer < it.info.shape.layers; ++layer) {
     sealers_.emplace_back(it, layer, geometry_);
-    require(sealers_.back().keys().channels() == kv_channels(), errc::bad_shape, "cache: layer ", layer,
-            " of the artifact has ", sealers_.back().keys().channels(), " channels, expected ", kv_channels());
+    std::size_t const channels = this->layer(layer).keys().channels();
+    require(channels == kv_channels(), errc::bad_shape, "cache: layer ", layer, " of the artifact has ", channels,
+            " channels, expected ", kv_channels());
   }
   pool_ = std::make_shared<page_pool>(detail::blocks_for(options.max_tokens, it.info.shape.layers),
                                       kv_heads_ * page_bytes_, memory_);
@@ -245,17 +245,6 @@ void kv_cache<S, Layout>::require_own(sequence const& of) const {
 }
 
 template <class S, class Layout>
-template <class T>
-void kv_cache<S, Layout>::require_storable_rows(view2d<T> x, char const* what) const {
-  for (std::size_t row = 0; row < x.rows; ++row)
-    for (std::size_t channel = 0; channel < x.cols; ++channel)
-      if (!(std::fabs(detail::loaded(x(row, channel))) <= largest_half)) [[unlikely]]
-        throw error{errc::bad_value,
-                    text("append: ", what, ": token ", row, ", channel ", channel, " is ",
-                         detail::loaded(x(row, channel)), ", expected a finite value of at most 65504")};
-}
-
-template <class S, class Layout>
 std::size_t kv_cache<S, Layout>::pages_sealed_by(layer_state const& it, std::size_t tokens) const {
   constexpr std::size_t most = std::numeric_limits<std::size_t>::max();
   std::size_t const all = it.tokens + std::min(tokens, most - it.tokens);
@@ -281,7 +270,7 @@ void kv_cache<S, Layout>::take_pages(layer_state& it, std::size_t seals) {
 template <class S, class Layout>
 void kv_cache<S, Layout>::seal_oldest(sequence& of, int layer, executor_ref executor) {
   layer_state& it = state(of, layer);
-  page_sealer<S> const& sealer = this->layer(layer);
+  sealer_type const& sealer = sealers_[static_cast<std::size_t>(layer)];
   std::size_t const reused = it.reopened(), fresh = page_tokens - reused, in_use = it.pages_in_use();
   auto const k = tail_rows(of.exact_.data(), it, layer, side::k), v = tail_rows(of.exact_.data(), it, layer, side::v);
   page_id const before = reused > 0 ? it.pages[in_use - 1] : 0;
@@ -295,10 +284,9 @@ void kv_cache<S, Layout>::seal_oldest(sequence& of, int layer, executor_ref exec
     scratch->ranges[token] = sealer.range_of(v.row(token), scratch->workers[static_cast<std::size_t>(worker)]);
   });
   executor.parallel_for(kv_heads_, [&](std::size_t head, int worker) {
-    auto& mine = scratch->workers[static_cast<std::size_t>(worker)];
-    if (reused > 0) Layout::read(geometry_, page_of(before, head), mine.page);
-    sealer.seal(head, k, v, std::span(scratch->ranges).first(fresh), reused, mine);
-    Layout::write(geometry_, mine.page, page_of(block, head));
+    head_tokens tokens{head, k, v, std::span(scratch->ranges).first(fresh), reused};
+    if (reused > 0) tokens.before = page_of(before, head);
+    sealer.seal(tokens, page_of(block, head), scratch->workers[static_cast<std::size_t>(worker)]);
   });
 
   if (replaces) {

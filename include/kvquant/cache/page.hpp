@@ -132,7 +132,8 @@ struct canonical_page {
 };
 
 /// How a backend wants a page's bytes: `L::write` fills all `L::page_bytes` bytes from a canonical page, `L::read`
-/// gives exactly that page back, in a page that has been resized to the geometry.
+/// gives exactly that page back, in a page that has been resized to the geometry. `L::sealer`, if there is one, is a
+/// quicker way to the bytes of new pages (`layout_sealer.hpp`).
 template <class L>
 concept PageLayout = PackedSpec<typename L::spec_type> &&
     requires(page_geometry const& geometry, canonical_page<typename L::spec_type> const& page,

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <vector>
 
@@ -24,18 +25,22 @@ class slot_selector {
   void start(std::size_t elements) {
     candidates_.clear();
     candidates_.reserve(elements);
+    order_.reserve(elements);
   }
+  /// Indices rise.
   void offer(std::size_t index, half residual, float sensitivity) {
     float const r = to_float(residual);
-    candidates_.push_back({sensitivity * r * r, r < 0 ? -r : r, {static_cast<std::uint16_t>(index), residual}});
+    candidates_.push_back({sensitivity * r * r, std::fabs(r), {static_cast<std::uint16_t>(index), residual}});
   }
   /// Fills `slots`, not more than were offered, by rising index.
   void finish(std::span<outlier> slots) {
     KVQ_ASSERT(slots.size() <= candidates_.size());
-    auto const begin = candidates_.begin(), end = begin + static_cast<std::ptrdiff_t>(slots.size());
-    if (end != candidates_.end()) std::nth_element(begin, end, candidates_.end(), weighs_more);
-    std::transform(begin, end, slots.begin(), [](candidate const& it) { return it.element; });
-    std::sort(slots.begin(), slots.end(), [](outlier a, outlier b) { return a.index < b.index; });
+    order_ = candidates_;
+    auto const end = order_.begin() + static_cast<std::ptrdiff_t>(slots.size());
+    if (end != order_.end()) std::nth_element(order_.begin(), end, order_.end(), weighs_more);
+    auto slot = slots.begin();
+    for (candidate const& it : candidates_)  // *end is the first that is not chosen
+      if (end == order_.end() || weighs_more(it, *end)) *slot++ = it.element;
   }
 
  private:
@@ -48,7 +53,7 @@ class slot_selector {
     if (a.magnitude != b.magnitude) return a.magnitude > b.magnitude;
     return a.element.index < b.element.index;
   }
-  std::vector<candidate> candidates_;
+  std::vector<candidate> candidates_, order_;
 };
 
 /// The quantizers of one layer. Const calls may overlap.
@@ -73,6 +78,8 @@ class page_sealer {
 
   key_side<typename S::key_format> const& keys() const { return keys_; }
   value_side<typename S::value_format> const& values() const { return values_; }
+  std::span<float const> key_sensitivity() const { return k_sensitivity_; }
+  std::span<float const> value_sensitivity() const { return v_sensitivity_; }
   std::size_t table_bytes() const {
     return keys_.bytes() + values_.bytes() + (k_sensitivity_.size() + v_sensitivity_.size()) * sizeof(float);
   }
@@ -104,24 +111,35 @@ class page_sealer {
     std::size_t const d = geometry_.head_dim, first = head * d;
     canonical_page<S>& page = mine.page;
     std::copy(ranges.begin(), ranges.end(), page.v_ranges.begin() + static_cast<std::ptrdiff_t>(reused));
-    seal_side(std::span(k_sensitivity_).subspan(first, d), reused, page.k_slots, mine.slots,
-              [&](std::size_t token, std::size_t channel) {
-                float const x = to_float(k(token - reused, first + channel));
-                auto const code = keys_.encode(first + channel, x);
-                page.k_codes[token * d + channel] = code;
-                return residual_of(x, keys_.decode(first + channel, code));
-              });
-    seal_side(std::span(v_sensitivity_).subspan(first, d), reused, page.v_slots, mine.slots,
-              [&](std::size_t token, std::size_t channel) {
-                float const x = to_float(v(token - reused, first + channel));
-                affine const map = affine_of(page.v_ranges[token]);
-                auto const code = values_.encode(map, x);
-                page.v_codes[token * d + channel] = code;
-                return residual_of(x, values_.decode(map, code));
-              });
+    if constexpr (!S::value_format::scaled) {
+      copy_codes(k.middle_cols(first, d), reused, page.k_codes);
+      copy_codes(v.middle_cols(first, d), reused, page.v_codes);
+    } else {
+      seal_side(std::span(k_sensitivity_).subspan(first, d), reused, page.k_slots, mine.slots,
+                [&](std::size_t token, std::size_t channel) {
+                  float const x = to_float(k(token - reused, first + channel));
+                  auto const code = keys_.encode(first + channel, x);
+                  page.k_codes[token * d + channel] = code;
+                  return residual_of(x, keys_.decode(first + channel, code));
+                });
+      seal_side(std::span(v_sensitivity_).subspan(first, d), reused, page.v_slots, mine.slots,
+                [&](std::size_t token, std::size_t channel) {
+                  float const x = to_float(v(token - reused, first + channel));
+                  affine const map = affine_of(page.v_ranges[token]);
+                  auto const code = values_.encode(map, x);
+                  page.v_codes[token * d + channel] = code;
+                  return residual_of(x, values_.decode(map, code));
+                });
+    }
   }
 
  private:
+  /// Of numbers as they are the codes are their bits.
+  static void copy_codes(view2d<half const> x, std::size_t reused, std::span<std::uint16_t> codes) {
+    for (std::size_t token = reused; token < page_tokens; ++token)
+      std::memcpy(codes.data() + token * x.cols, x.row(token - reused).data(), x.cols * sizeof(half));
+  }
+
   /// `encode(token, channel)` stores a code and returns its residual. `slots`: those of the re-opened page, then the
   /// new ones.
   template <class Encode>

@@ -28,10 +28,14 @@ static_assert(sizeof(value_range) == 4);
 
 inline constexpr float largest_half = 65504.0f;
 
-/// The range of binary16 values nearest to [lower, upper], kept finite.
+/// The range of binary16 values nearest to [lower, upper], kept finite. Zeros are +0: which of equal values an order
+/// names first makes no difference.
 KVQ_HD constexpr value_range make_range(float lower, float upper) noexcept {
-  auto const finite = [](float x) { return x > largest_half ? largest_half : x < -largest_half ? -largest_half : x; };
-  return {to_half(finite(lower)), to_half(finite(upper))};
+  auto const stored = [](float x) {
+    half const nearest = to_half(x > largest_half ? largest_half : x < -largest_half ? -largest_half : x);
+    return nearest.bits == 0x8000u ? half{} : nearest;
+  };
+  return {stored(lower), stored(upper)};
 }
 
 /// Takes [lower, upper] to [−1, 1]. A range of one value gets the smallest normal scale, so that everything decodes to

@@ -1,0 +1,48 @@
+#pragma once
+/// \file
+/// Which tokens a cache can hold: those of binary16 numbers.
+
+#include <cmath>
+#include <cstddef>
+#include <span>
+
+#include "kvquant/core/error.hpp"
+#include "kvquant/core/half.hpp"
+#include "kvquant/core/view.hpp"
+#include "kvquant/quantize/affine.hpp"
+
+namespace kvquant {
+
+namespace detail {
+
+inline float loaded(float x) { return x; }
+inline float loaded(half x) { return to_float(x); }
+
+// Free of branches, so that loops vectorise.
+inline bool all_storable(std::span<float const> row) {
+  int others = 0;
+  for (std::size_t i = 0; i < row.size(); ++i) others |= !(std::fabs(row[i]) <= largest_half);
+  return others == 0;
+}
+inline bool all_storable(std::span<half const> row) {
+  unsigned sums = 0;  // bit 15: some exponent has all its bits set
+  for (std::size_t i = 0; i < row.size(); ++i) sums |= (row[i].bits & 0x7fffu) + 0x400u;
+  return sums < 0x8000u;
+}
+
+}  // namespace detail
+
+/// Throws `bad_value` naming token and channel of what binary16 cannot hold; `what` says whose they are.
+template <class T>
+void require_storable_rows(view2d<T> x, char const* what) {
+  for (std::size_t row = 0; row < x.rows; ++row) {
+    if (detail::all_storable(x.row(row))) [[likely]]
+      continue;
+    for (std::size_t channel = 0; channel < x.cols; ++channel)
+      if (float const value = detail::loaded(x(row, channel)); !(std::fabs(value) <= largest_half))
+        throw error{errc::bad_value, text("append: ", what, ": token ", row, ", channel ", channel, " is ", value,
+                                          ", expected a finite value of at most 65504")};
+  }
+}
+
+}  // namespace kvquant
