@@ -21,12 +21,12 @@ inline float loaded(half x) { return to_float(x); }
 // Free of branches, so that loops vectorise.
 inline bool all_storable(std::span<float const> row) {
   int others = 0;
-  for (std::size_t i = 0; i < row.size(); ++i) others |= !(std::fabs(row[i]) <= largest_half);
+  for (float const x : row) others |= !(std::fabs(x) <= largest_half);
   return others == 0;
 }
 inline bool all_storable(std::span<half const> row) {
   unsigned sums = 0;  // bit 15: some exponent has all its bits set
-  for (std::size_t i = 0; i < row.size(); ++i) sums |= (row[i].bits & 0x7fffu) + 0x400u;
+  for (half const x : row) sums |= (x.bits & 0x7fffu) + 0x400u;
   return sums < 0x8000u;
 }
 
