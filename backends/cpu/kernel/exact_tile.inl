@@ -34,7 +34,8 @@ void score_exact_keys(split_task const& task, view2d<T const> k, query_chunk con
   for (std::size_t first = 0; first < page_tokens; first += lanes) {
     for (std::size_t t = 0; t < lanes; ++t) {
       floats dots[Queries];
-      for (floats& it : dots) it = zero();
+#pragma GCC unroll 4
+      for (std::size_t n = 0; n < Queries; ++n) dots[n] = zero();
       if (first + t < k.rows) {
         T const* const row = k.row(first + t).data();
         float const* const cos = rotation.cos.data() + (first + t) * all_pairs;
@@ -51,6 +52,7 @@ void score_exact_keys(split_task const& task, view2d<T const> k, query_chunk con
           }
           floats const c = load(cos + pair), s = load(sin + pair);
           floats const turned_a = fms(a, c, b * s), turned_b = fma(b, c, a * s);
+#pragma GCC unroll 4
           for (std::size_t n = 0; n < Queries; ++n) {
             query_state const& q = chunk.queries[n];
             dots[n] = fma(turned_b, load(q.b + pair), fma(turned_a, load(q.a + pair), dots[n]));
@@ -58,6 +60,7 @@ void score_exact_keys(split_task const& task, view2d<T const> k, query_chunk con
         }
       }
       ahead.step();
+#pragma GCC unroll 4
       for (std::size_t n = 0; n < Queries; ++n) store(scratch.partial_dots[n][t], dots[n]);
     }
     for (std::size_t n = 0; n < Queries; ++n) store(scratch.scores[n] + first, sum_each(scratch.partial_dots[n]));
@@ -66,18 +69,26 @@ void score_exact_keys(split_task const& task, view2d<T const> k, query_chunk con
 
 /// out += Σ p · v. `Vectors` of 16 channels at once.
 template <std::size_t Queries, std::size_t Vectors, class T>
-void add_exact_values(view2d<T const> v, std::size_t channel, query_chunk& chunk, kernel_scratch const& scratch) {
+void add_exact_values(view2d<T const> v, std::size_t channel, query_chunk& chunk, kernel_scratch const& scratch,
+                      read_ahead& ahead) {
   floats out[Queries][Vectors];
+#pragma GCC unroll 4
   for (std::size_t n = 0; n < Queries; ++n)
+#pragma GCC unroll 8
     for (std::size_t i = 0; i < Vectors; ++i) out[n][i] = load(chunk.queries[n].out + channel + lanes * i);
   for (std::size_t t = 0; t < v.rows; ++t) {
     T const* const row = v.row(t).data() + channel;
+    ahead.step();
+#pragma GCC unroll 8
     for (std::size_t i = 0; i < Vectors; ++i) {
       floats const x = load(row + lanes * i);
+#pragma GCC unroll 4
       for (std::size_t n = 0; n < Queries; ++n) out[n][i] = fma(all(scratch.scores[n][t]), x, out[n][i]);
     }
   }
+#pragma GCC unroll 4
   for (std::size_t n = 0; n < Queries; ++n)
+#pragma GCC unroll 8
     for (std::size_t i = 0; i < Vectors; ++i) store(chunk.queries[n].out + channel + lanes * i, out[n][i]);
 }
 
@@ -95,6 +106,6 @@ void attend_exact_tile(split_task const& task, view2d<T const> k, view2d<T const
   constexpr std::size_t vectors = Queries == 1 ? 8 : 4;
   std::size_t channel = 0;
   for (; channel + lanes * vectors <= d; channel += lanes * vectors)
-    add_exact_values<Queries, vectors>(v, channel, chunk, scratch);
-  for (; channel < d; channel += lanes) add_exact_values<Queries, 1>(v, channel, chunk, scratch);
+    add_exact_values<Queries, vectors>(v, channel, chunk, scratch, ahead);
+  for (; channel < d; channel += lanes) add_exact_values<Queries, 1>(v, channel, chunk, scratch, ahead);
 }

@@ -91,8 +91,8 @@ inline float weigh(page_side const& side, sealing_scratch& scratch) {
   return bound_of(scratch.largest.data(), count, slots);
 }
 
-/// Indices of the bits that are set in `count` masks of 16. Four at once, needed or not: how many a word has is no branch
-/// to be guessed.
+/// Indices of the bits that are set in `count` masks of 16. Four at once, needed or not: how many a word has is no
+/// branch to be guessed.
 inline std::span<std::uint16_t const> list_found(std::uint16_t* masks, std::size_t count, std::uint16_t* indices) {
   constexpr std::size_t in_word = 4, at_once = 4;
   std::fill_n(masks + count, in_word - 1, std::uint16_t{0});  // there is room for whole words
@@ -103,7 +103,8 @@ inline std::span<std::uint16_t const> list_found(std::uint16_t* masks, std::size
     auto const found = static_cast<std::size_t>(std::popcount(word));
     for (std::size_t first = 0; first == 0 || first < found; first += at_once)
       for (std::size_t j = 0; j < at_once; ++j, word &= word - 1)
-        indices[end + first + j] = static_cast<std::uint16_t>(i * lanes + static_cast<unsigned>(std::countr_zero(word)));
+        indices[end + first + j] =
+            static_cast<std::uint16_t>(i * lanes + static_cast<unsigned>(std::countr_zero(word)));
     end += found;
   }
   return {indices, end};
@@ -145,8 +146,8 @@ void seal_side(page_side const& side, sealing_scratch& scratch) {
 /// The `rank`-th largest of `sign` · x over those that were found.
 inline float rank_of_found(std::span<half const> x, float sign, std::size_t rank, std::span<std::uint16_t const> found,
                            std::span<float> room) {
-  auto const end = std::transform(found.begin(), found.end(), room.begin(),
-                                  [&](std::size_t i) { return sign * to_float(x[i]); });
+  auto const end =
+      std::transform(found.begin(), found.end(), room.begin(), [&](std::size_t i) { return sign * to_float(x[i]); });
   auto const at = room.begin() + static_cast<std::ptrdiff_t>(rank) - 1;
   std::nth_element(room.begin(), at, end, std::greater<>{});
   return *at;
@@ -176,8 +177,8 @@ inline value_range range_of(std::span<half const> token, std::size_t rank, seali
     scratch.masks_below[i] = at_least(zero() - x, all(low));
   }
   auto const ranked = [&](float sign, std::span<std::uint16_t> masks) {
-    return sign * rank_of_found(token, sign, rank, list_found(masks.data(), vectors, scratch.found.data()),
-                                scratch.largest);
+    return sign *
+           rank_of_found(token, sign, rank, list_found(masks.data(), vectors, scratch.found.data()), scratch.largest);
   };
   return make_range(ranked(-1, scratch.masks_below), ranked(1, scratch.masks));
 }

@@ -92,7 +92,7 @@ class integer_pages {
     bool const one_chunk = chunks.size() == 1;
     std::size_t const group = one_chunk ? task_.policy().pages_per_group : 1;
     for (std::size_t page = first; page < last; page += group) {
-      set_pages(page, std::min(group, last - page), last);
+      set_pages(page, std::min(group, last - page));
       if (page > first) step_queries(task_, chunks);
       if (one_chunk)
         with_count(chunks[0].count, [&](auto count) { attend_group<count()>(page, chunks[0]); });
@@ -104,8 +104,9 @@ class integer_pages {
  private:
   std::size_t all_pairs() const { return padded(task_.pairs()); }
 
-  void set_pages(std::size_t first, std::size_t count, std::size_t last) {
-    std::size_t const next = std::min(first + count, last), ahead = std::min(count, last - next);
+  /// What is read ahead may belong to the next task: it is most often this worker's next, and read soon in any case.
+  void set_pages(std::size_t first, std::size_t count) {
+    std::size_t const next = first + count, ahead = std::min(count, tiles_in(task_.cache(), run::pages) - next);
     for (std::size_t i = 0; i < count; ++i) pages_[i] = task_.page(first + i);
     for (std::size_t i = 0; i < ahead; ++i) next_pages_[i] = task_.page(next + i);
     current_ = std::span(pages_).first(count);
@@ -194,8 +195,9 @@ void attend_rows_of_pages(split_task const& task, std::size_t first, std::size_t
     if (page > first) step_queries(task, chunks);
     tile_place const place = place_of(task.cache(), run::pages, page);
     if (!any_visible(task.what.queries, run::pages, place)) continue;
-    std::byte const* const next = page + 1 < last ? task.page(page + 1) : nullptr;
-    read_ahead ahead(std::span(&next, next != nullptr ? 1 : 0), task.cache().page_bytes, page_tokens);
+    std::byte const* const next = page + 1 < tiles_in(task.cache(), run::pages) ? task.page(page + 1) : nullptr;
+    // Keys take a step for each token, values as well.
+    read_ahead ahead(std::span(&next, next != nullptr ? 1 : 0), task.cache().page_bytes, 2 * page_tokens);
     auto const [k, v] = rows(task.page(page));
     for (query_chunk& chunk : chunks)
       with_count(chunk.count, [&, &keys = k, &values = v](auto count) {

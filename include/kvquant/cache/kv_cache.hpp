@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "kvquant/cache/bytes.hpp"
+#include "kvquant/cache/huge_pages.hpp"
 #include "kvquant/cache/layout_sealer.hpp"
 #include "kvquant/cache/page.hpp"
 #include "kvquant/cache/page_pool.hpp"
@@ -35,7 +36,7 @@ struct cache_options {
   std::size_t max_tokens = 0;
   std::optional<int> sinks{};  ///< exact tokens at the start; the artifact's if not given
   int recent_pages = 0;        ///< whole pages of the latest tokens that stay exact, beside the one being filled
-  std::pmr::memory_resource* memory = std::pmr::get_default_resource();  ///< for all that grows with tokens
+  std::pmr::memory_resource* memory = huge_pages();  ///< for all that grows with tokens
 };
 
 /// `Layout`: a `PageLayout` for `S`, which may name a `sealer` of its own. Sequences may be opened, used and closed
