@@ -79,6 +79,7 @@ PLANTED = [
     ("runtime/model.hpp", "#include <catch2/catch.hpp>", "Catch2"),
     ("tools/kvquant/main.cpp", "#include <benchmark/benchmark.h>", "Google Benchmark"),
     ("include/kvquant/calibrate/artifact.hpp", "#include <xxhash.h>", "xxHash"),
+    ("include/kvquant/core/view.hpp", "#include <sys/mman.h>", "memory of the system"),
     ("include/kvquant/core/view.hpp", "#include <unistd.h>", "standard library only"),
     ("include/kvquant/core/view.hpp", "#include <boost/any>", "standard library only"),
 ]

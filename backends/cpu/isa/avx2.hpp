@@ -47,12 +47,6 @@ inline __m256i low_halves(__m256i low, __m256i high) {
 inline floats from_halves(__m256i x) {
   return {_mm256_cvtph_ps(_mm256_castsi256_si128(x)), _mm256_cvtph_ps(_mm256_extracti128_si256(x, 1))};
 }
-/// 32 bits of a table for each of 8 indices in 16 bits.
-inline __m256i gather_at(void const* table, __m256i slots) {
-  return _mm256_i32gather_epi32(static_cast<int const*>(table), _mm256_and_si256(slots, _mm256_set1_epi32(0xffff)), 4);
-}
-/// The high 16 bits of each.
-inline __m256 from_shorts(__m256i x) { return _mm256_cvtepi32_ps(_mm256_srai_epi32(x, 16)); }
 /// Even (`Half` 0) or odd (1) elements of two vectors that follow each other.
 template <int Half>
 inline __m256 every_other(__m256 a, __m256 b) {
@@ -99,12 +93,6 @@ inline floats load(half const* p) { return detail::from_halves(detail::load(p));
 inline floats load_residuals(outlier const* p) {
   return detail::from_halves(
       detail::narrow(_mm256_srli_epi32(detail::load(p), 16), _mm256_srli_epi32(detail::load_high(p), 16)));
-}
-/// What the indices of 16 slots choose of a table of pairs of shorts.
-inline void load_angles(std::int16_t const* table, outlier const* p, floats& cos, floats& sin) {
-  __m256i const low = detail::gather_at(table, detail::load(p)), high = detail::gather_at(table, detail::load_high(p));
-  cos = {detail::from_shorts(_mm256_slli_epi32(low, 16)), detail::from_shorts(_mm256_slli_epi32(high, 16))};
-  sin = {detail::from_shorts(low), detail::from_shorts(high)};
 }
 inline void store(float* p, floats x) {
   _mm256_storeu_ps(p, x.low);

@@ -36,13 +36,6 @@ inline floats load(half const* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(r
 inline floats load_residuals(outlier const* p) {
   return {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_loadu_si512(p), 16)))};
 }
-/// What the indices of 16 slots choose of a table of pairs of shorts.
-inline void load_angles(std::int16_t const* table, outlier const* p, floats& cos, floats& sin) {
-  __m512i const index = _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(0xffff));
-  __m512i const both = _mm512_i32gather_epi32(index, table, 4);
-  cos = {_mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(both, 16), 16))};
-  sin = {_mm512_cvtepi32_ps(_mm512_srai_epi32(both, 16))};
-}
 inline void store(float* p, floats x) { _mm512_storeu_ps(p, x.v); }
 inline floats operator+(floats a, floats b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline floats operator-(floats a, floats b) { return {_mm512_sub_ps(a.v, b.v)}; }

@@ -96,17 +96,6 @@ inline floats load_residuals(outlier const* p) {
   for (std::size_t i = 0; i < 16; ++i) x[i] = to_float(p[i].residual);
   return load(x);
 }
-/// What the indices of 16 slots choose of a table of pairs of shorts.
-inline void load_angles(std::int16_t const* table, outlier const* p, floats& cos, floats& sin) {
-  float c[16], s[16];
-  for (std::size_t i = 0; i < 16; ++i) {
-    std::size_t const at = std::size_t{2} * p[i].index;
-    c[i] = table[at];
-    s[i] = table[at + 1];
-  }
-  cos = load(c);
-  sin = load(s);
-}
 inline void store(float* p, floats x) { detail::store(p, x); }
 inline floats operator+(floats a, floats b) {
   return detail::each<floats>([](auto x, auto y) { return hn::Add(x, y); }, a, b);

@@ -55,7 +55,6 @@ struct alignas(line_bytes) query_chunk {
 constexpr std::size_t slot_lanes(std::size_t queries) { return queries == 1 ? 1 : largest_together; }
 /// Sums of one query's slots go on side by side, so that none waits for the store of the one before.
 constexpr std::size_t slot_parts(std::size_t queries) { return largest_together / slot_lanes(queries); }
-inline constexpr std::size_t slot_batch = 64;
 
 /// What one task writes on its way; one for each worker.
 struct alignas(line_bytes) kernel_scratch {
@@ -64,8 +63,7 @@ struct alignas(line_bytes) kernel_scratch {
   std::uint8_t high[largest_together][group_tokens], low[largest_together][group_tokens];  ///< probabilities, in parts
   float by_token[group_tokens * largest_together];             ///< probabilities, or scores of slots: [, slot_lanes]
   float members[2 * key_slot::most_pairs * largest_together];  ///< firsts and seconds of pairs: [, slot_lanes]
-  outlier slots[slot_batch];
-  float slot_cos[slot_batch], slot_sin[slot_batch];                                           ///< times the residual
+  float residuals[page_tokens * largest_head_dim];             ///< of a page's slots of one side
   std::int16_t turned_a[page_tokens * largest_pairs], turned_b[page_tokens * largest_pairs];  ///< keys of a page
   std::int8_t values[page_tokens * largest_head_dim];                                         ///< levels of a page
   float partial_dots[largest_together][lanes][lanes];

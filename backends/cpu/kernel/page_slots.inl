@@ -1,17 +1,5 @@
 // What slots add to what the codes say: a residual each, of one element.
 
-/// `use(count)` for batches of slots, which lie in `scratch.slots`, with slots of nothing behind them up to a multiple
-/// of sixteen.
-template <class F>
-inline void for_each_batch(outlier const* slots, std::size_t count, kernel_scratch& scratch, F&& use) {
-  for (std::size_t first = 0; first < count; first += slot_batch) {
-    std::size_t const many = std::min(slot_batch, count - first);
-    std::copy_n(slots + first, many, scratch.slots);
-    std::fill(scratch.slots + many, scratch.slots + padded(many), outlier{});
-    use(padded(many));
-  }
-}
-
 inline outlier const* slots_at(std::byte const* page, std::size_t offset) {
   return reinterpret_cast<outlier const*>(page + offset);
 }
@@ -58,15 +46,16 @@ inline void set_members(query_chunk const& chunk, std::size_t all_pairs, float* 
   }
 }
 
-inline void set_slot_angles(rotation_tables const& rotation, std::size_t count, kernel_scratch& scratch) {
-  floats const unit = all(1.0f / rotation_tables::slot_unit16);
-  for (std::size_t i = 0; i < count; i += lanes) {
-    floats cos, sin;
-    load_angles(rotation.by_slot.data(), scratch.slots + i, cos, sin);
-    floats const residual = load_residuals(scratch.slots + i) * unit;
-    store(scratch.slot_cos + i, residual * cos);
-    store(scratch.slot_sin + i, residual * sin);
+/// Residuals as floats, times `unit`. Nothing behind the slots is read: the last ones go together with some before
+/// them.
+inline void set_residuals(std::span<outlier const> slots, float unit, float* out) {
+  if (slots.size() < lanes) {
+    for (std::size_t i = 0; i < slots.size(); ++i) out[i] = to_float(slots[i].residual) * unit;
+    return;
   }
+  std::size_t const last = slots.size() - lanes;
+  for (std::size_t i = 0; i < last; i += lanes) store(out + i, load_residuals(&slots[i]) * all(unit));
+  store(out + last, load_residuals(&slots[last]) * all(unit));
 }
 
 /// Adds [page_tokens, 4 queries] to the scores of each query.
@@ -95,16 +84,17 @@ void add_key_slots(split_task const& task, std::byte const* page, query_chunk co
   set_members<Queries>(chunk, padded(task.pairs()), scratch.members);
   float* const scores = Queries == 1 ? scratch.scores[0] + first_token : scratch.by_token;
   if constexpr (Queries > 1) std::fill_n(scores, page_tokens * largest_together, 0.0f);
-  for_each_batch(slots_at(page, task.model.offsets.k_slots), count, scratch, [&](std::size_t many) {
-    set_slot_angles(task.model.rotation, many, scratch);
+  std::span const slots(slots_at(page, task.model.offsets.k_slots), count);
+  set_residuals(slots, 1.0f / rotation_tables::slot_unit16, scratch.residuals);
+  std::int16_t const* const table = task.model.rotation.by_slot.data();
 #pragma GCC unroll 4
-    for (std::size_t i = 0; i < many; ++i) {
-      std::size_t const index = scratch.slots[i].index, member = key_slot::member(index);
-      slot_row<Queries>(scores, key_slot::token(index)) +=
-          scratch.slot_cos[i] * slot_row<Queries>(scratch.members, member) +
-          scratch.slot_sin[i] * slot_row<Queries>(scratch.members, key_slot::partner(member));
-    }
-  });
+  for (std::size_t i = 0; i < count; ++i) {
+    std::size_t const index = slots[i].index, member = key_slot::member(index);
+    float const cos = table[2 * index], sin = table[2 * index + 1];
+    auto const& x = slot_row<Queries>(scratch.members, member);
+    auto const& y = slot_row<Queries>(scratch.members, key_slot::partner(member));
+    slot_row<Queries>(scores, key_slot::token(index)) += scratch.residuals[i] * (cos * x + sin * y);
+  }
   if constexpr (Queries > 1) add_scores_by_token<Queries>(scores, scratch, first_token);
 }
 
@@ -122,16 +112,18 @@ void add_value_slots(split_task const& task, std::span<std::byte const* const> p
       store_lanes<Queries>(p + t * slot_lanes(Queries), [&](std::size_t n) { return load(scratch.scores[n] + t); });
   }
   for (std::byte const* const page : pages) {
-    for_each_batch(slots_at(page, task.model.offsets.v_slots), count, scratch, [&](std::size_t many) {
-      for (std::size_t i = 0; i < many; i += lanes) store(scratch.slot_cos + i, load_residuals(scratch.slots + i));
-      for (std::size_t first = 0; first < many; first += parts)
+    std::span const slots(slots_at(page, task.model.offsets.v_slots), count);
+    set_residuals(slots, 1, scratch.residuals);
+    auto const add = [&](std::size_t i, std::size_t part) {
+      std::size_t const index = slots[i].index;
+      slot_row<Queries>(chunk.sparse_out + part * part_floats, value_slot::channel(index)) +=
+          scratch.residuals[i] * slot_row<Queries>(p, value_slot::token(index));
+    };
+    std::size_t i = 0;
+    for (; i + parts <= count; i += parts)
 #pragma GCC unroll 4
-        for (std::size_t part = 0; part < parts; ++part) {
-          std::size_t const index = scratch.slots[first + part].index;
-          slot_row<Queries>(chunk.sparse_out + part * part_floats, value_slot::channel(index)) +=
-              scratch.slot_cos[first + part] * slot_row<Queries>(p, value_slot::token(index));
-        }
-    });
+      for (std::size_t part = 0; part < parts; ++part) add(i + part, part);
+    for (; i < count; ++i) add(i, 0);
     p += page_tokens * slot_lanes(Queries);
   }
 }

@@ -14,7 +14,6 @@ struct words_on_memory {
   int probability_bits;
   void (*load_halves)(half const* x, float* out);
   void (*load_residuals)(outlier const* x, float* out);
-  void (*load_angles)(std::int16_t const* table, outlier const* x, float* cos, float* sin);
   void (*calculate)(float const* a, float const* b, float const* c, float (*out)[16]);  ///< + - * fma fms max
   void (*round)(float const* x, float* rounded, float* as_ints);
   void (*scale_by_power)(float const* x, float const* n, float* out);

@@ -11,13 +11,6 @@ inline constexpr test::words_on_memory words_on_memory{
     .probability_bits = probability_bits,
     .load_halves = [](half const* x, float* out) { store(out, load(x)); },
     .load_residuals = [](outlier const* x, float* out) { store(out, load_residuals(x)); },
-    .load_angles =
-        [](std::int16_t const* table, outlier const* x, float* cos, float* sin) {
-          floats c, s;
-          load_angles(table, x, c, s);
-          store(cos, c);
-          store(sin, s);
-        },
     .calculate =
         [](float const* a, float const* b, float const* c, float (*out)[16]) {
           floats const x = load(a), y = load(b), z = load(c);

@@ -93,25 +93,6 @@ TEST_CASE("words: numbers are loaded from binary16 and from slots") {
   });
 }
 
-TEST_CASE("words: slots choose their angles") {
-  for_each_isa([](test::words_on_memory const& words) {
-    std::int16_t table[128];
-    outlier slots[16];
-    float cos[16], sin[16], expected_cos[16], expected_sin[16];
-    numbers random;
-    random.fill(table, -32768, 32767);
-    for (std::uint16_t i = 0; i < 16; ++i) {
-      std::size_t const index = i * 37u % 64;
-      slots[i] = {static_cast<std::uint16_t>(index), half{0xffff}};
-      expected_cos[i] = table[2 * index];
-      expected_sin[i] = table[2 * index + 1];
-    }
-    words.load_angles(table, slots, cos, sin);
-    require_same(cos, expected_cos);
-    require_same(sin, expected_sin);
-  });
-}
-
 TEST_CASE("words: arithmetic of floats") {
   for_each_isa([](test::words_on_memory const& words) {
     float a[16], b[16], c[16], found[6][16];
