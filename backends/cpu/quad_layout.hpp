@@ -22,17 +22,6 @@
 
 namespace kvquant::cpu {
 
-/// The two channels of a head that RoPE turns together; those that it does not turn are paired with their neighbours.
-struct channel_pair {
-  std::size_t first, second;
-};
-
-inline channel_pair pair_of(page_geometry const& geometry, std::size_t pair) {
-  std::size_t const turned = geometry.rotary_dim / 2;
-  if (pair < turned && geometry.pairing == rope_pairing::half_split) return {pair, pair + turned};
-  return {2 * pair, 2 * pair + 1};
-}
-
 /// Where a page's parts start, in bytes from its own start.
 struct quad_offsets {
   std::size_t v_codes, lowers, uppers, k_slots, v_slots, end;

@@ -57,10 +57,11 @@ struct backend_under_test {
 /// Defined by each backend's program.
 backend_under_test const& under_test();
 
-template <Backend B>
+/// `Specs`: those that the backend serves.
+template <Backend B, class Specs = contract_specs>
 backend_under_test describe(arithmetic_bounds const& bounds = {}) {
   backend_under_test out{B::name, bounds, [](artifact_info const& info) { return B::supports(info); }, {}, {}};
-  for_each_type(contract_specs{}, [&]<class S>(std::type_identity<S>) {
+  for_each_type(Specs{}, [&]<class S>(std::type_identity<S>) {
     out.candidates.push_back({S::name(),
                               [](problem const& it, std::size_t tokens) -> std::unique_ptr<subject> {
                                 return std::make_unique<subject_of<B, S>>(it, tokens);

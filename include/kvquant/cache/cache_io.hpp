@@ -14,6 +14,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <memory>
 #include <new>
 #include <nlohmann/json.hpp>
@@ -156,13 +157,24 @@ sequence_info info_for(Cache const& cache, sequence const& of) {
           .geometry = cache.geometry()};
 }
 
+/// Where the bytes of a file go. Its own type, so that each is compiled once, whatever the spec.
+using byte_sink = std::function<void(std::span<std::byte const>)>;
+
+inline byte_sink into(sequence_hash& hash) {
+  return [&hash](std::span<std::byte const> bytes) { hash.add(bytes); };
+}
+inline byte_sink into(atomic_file& file) {
+  return [&file](std::span<std::byte const> bytes) { file.write(bytes); };
+}
+
 /// Calls `write(bytes)` for all data of the sequence, piece by piece.
-template <class Cache, class Write>
-void write_data(Cache const& cache, sequence const& of, sequence_info const& info, Write&& write) {
+template <class Cache>
+void write_data(Cache const& cache, sequence const& of, sequence_info const& info, byte_sink const& write) {
   using spec_type = typename Cache::spec_type;
   using layout = row_major_layout<spec_type>;
   canonical_page<spec_type> page(cache.geometry());
   std::vector<std::byte> bytes(layout::page_bytes(cache.geometry()));
+  cache.wait();
   for (int layer = 0; layer < info.layers; ++layer) {
     layer_view const view = cache.view(of, layer);
     std::size_t written = 0;
@@ -235,16 +247,17 @@ void save_sequence(kv_cache<S, Layout> const& cache, sequence const& of, std::fi
   std::string const description = nlohmann::json(info).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   detail::sequence_prefix prefix{
       {}, detail::sequence_version, static_cast<std::uint32_t>(description.size()), detail::data_bytes(info), 0};
-  std::copy(sequence_magic.begin(), sequence_magic.end(), prefix.magic);
+  static_assert(sequence_magic.size() == sizeof prefix.magic);
+  std::memcpy(prefix.magic, sequence_magic.data(), sizeof prefix.magic);
   detail::sequence_hash hash(prefix);
   hash.add(std::as_bytes(std::span(description)));
-  detail::write_data(cache, of, info, [&](std::span<std::byte const> bytes) { hash.add(bytes); });
+  detail::write_data(cache, of, info, detail::into(hash));
   prefix.checksum = hash.value();
   atomic_file file(path);
   file.write(std::as_bytes(std::span(&prefix, 1)));
   file.write(description);
   file.write(std::string(detail::data_offset(description.size()) - sizeof(prefix) - description.size(), '\0'));
-  detail::write_data(cache, of, info, [&](std::span<std::byte const> bytes) { file.write(bytes); });
+  detail::write_data(cache, of, info, detail::into(file));
   file.commit();
 }
 

@@ -7,18 +7,18 @@
 /// codes depend on the token alone, and a page's slots on its 64 tokens, so bytes are the same however the tokens came.
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <memory>
 #include <memory_resource>
 #include <optional>
 #include <span>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "kvquant/cache/appender.hpp"
 #include "kvquant/cache/bytes.hpp"
 #include "kvquant/cache/huge_pages.hpp"
-#include "kvquant/cache/layout_sealer.hpp"
 #include "kvquant/cache/page.hpp"
 #include "kvquant/cache/page_pool.hpp"
 #include "kvquant/cache/page_sealer.hpp"
@@ -26,7 +26,6 @@
 #include "kvquant/calibrate/artifact.hpp"
 #include "kvquant/core/error.hpp"
 #include "kvquant/core/executor.hpp"
-#include "kvquant/core/scratch_pool.hpp"
 
 namespace kvquant {
 
@@ -36,19 +35,34 @@ struct cache_options {
   std::size_t max_tokens = 0;
   std::optional<int> sinks{};  ///< exact tokens at the start; the artifact's if not given
   int recent_pages = 0;        ///< whole pages of the latest tokens that stay exact, beside the one being filled
-  std::pmr::memory_resource* memory = huge_pages();  ///< for all that grows with tokens
+  /// For all that grows with tokens; null: what the pages' layout names as its `memory`, or else huge pages.
+  std::pmr::memory_resource* memory = nullptr;
+  /// Of a backend whose device stores and seals what is appended, a `cudaStream_t` say: `append` only asks for it
+  /// there, in order with whatever else is asked (see `kv_cache::wait`). Null: `append` returns when all is done.
+  void* queue = nullptr;
 };
 
-/// `Layout`: a `PageLayout` for `S`, which may name a `sealer` of its own. Sequences may be opened, used and closed
-/// from different threads.
+namespace detail {
+template <class Layout>
+std::pmr::memory_resource* memory_for(std::pmr::memory_resource* chosen) {
+  if (chosen != nullptr) return chosen;
+  if constexpr (requires { Layout::memory(); })
+    return Layout::memory();
+  else
+    return huge_pages();
+}
+}  // namespace detail
+
+/// `Layout`: a `PageLayout` for `S`, which may name a `sealer` or an `appender` of its own. Sequences may be opened,
+/// used and closed from different threads.
 template <class S, class Layout>
 class kv_cache {
  public:
   using spec_type = S;
   using layout_type = Layout;
   static_assert(PackedSpec<S> && PageLayout<Layout> && std::is_same_v<typename Layout::spec_type, S>);
-  using sealer_type = sealer_for<Layout>;
-  static_assert(Sealer<sealer_type, S>);
+  using appender_type = appender_for<Layout>;
+  static_assert(Appender<appender_type, S>);
 
   /// Throws `unsupported` naming what a cache cannot hold (keys quantized after RoPE), `bad_shape` or
   /// `bad_value` for sizes that cannot be.
@@ -58,11 +72,11 @@ class kv_cache {
   page_geometry const& geometry() const { return geometry_; }
   std::size_t sinks() const { return sinks_; }
   std::size_t recent_pages() const { return tail_capacity_ / page_tokens - 1; }
-  std::size_t layers() const { return sealers_.size(); }
+  std::size_t layers() const { return appender_.layers(); }
   std::size_t kv_heads() const { return kv_heads_; }
   std::size_t kv_channels() const { return kv_heads_ * geometry_.head_dim; }
   /// The quantizers of a layer: what a code means.
-  page_sealer<S> const& layer(int index) const { return sealers_.at(static_cast<std::size_t>(index)).quantizers(); }
+  page_sealer<S> const& layer(int index) const { return appender_.quantizers(index); }
 
   /// An empty sequence. With room in its page tables for `expected_tokens`, appending up to them allocates nothing.
   sequence open(std::size_t expected_tokens = 0);
@@ -70,9 +84,9 @@ class kv_cache {
   /// a re-opened page that is shared from now on needs a block more when it is sealed again.
   sequence fork(sequence const& of);
 
-  /// Appends tokens to one layer: `k` (before RoPE) and `v` [tokens, kv_channels], float or half. Throws `bad_value`
-  /// naming token and channel of what binary16 cannot hold, `out_of_pages` if the pages do not suffice; then the
-  /// sequence is as it was.
+  /// Appends tokens to one layer: `k` (before RoPE) and `v` [tokens, kv_channels], of float, half or bfloat16. Throws
+  /// `bad_value` naming token and channel of what binary16 cannot hold, `out_of_pages` if the pages do not suffice;
+  /// then the sequence is as it was.
   template <class T>
   void append(sequence& to, int layer, view2d<T> k, view2d<T> v, executor_ref executor);
   template <class T>
@@ -84,6 +98,9 @@ class kv_cache {
   /// Does all that `append` could refuse: checks the tokens, and takes the pages that they will need.
   template <class T>
   void prepare(sequence& to, int layer, view2d<T> k, view2d<T> v);
+  /// Until what `append` has asked for is done, and the host may read a `view`. Throws what could not be checked
+  /// before.
+  void wait() const { appender_.wait(); }
   /// Tokens that can be appended to a layer until the next one seals a page.
   std::size_t room_before_seal(sequence const& of, int layer) const {
     layer_state const& it = state(of, layer);
@@ -126,11 +143,6 @@ class kv_cache {
   using layer_state = sequence::layer_state;
   enum class side { k, v };
 
-  struct sealing {  // scratch of one call
-    std::vector<typename sealer_type::worker> workers;
-    std::array<value_range, page_tokens> ranges;
-  };
-
   layer_state& state(sequence& of, int layer) const;
   layer_state const& state(sequence const& of, int layer) const { return state(const_cast<sequence&>(of), layer); }
   void require_own(sequence const& of) const;
@@ -142,7 +154,6 @@ class kv_cache {
   /// Makes `it.pages` hold the blocks that `seals` more pages need. A re-opened page that no other sequence reads is
   /// sealed in its place.
   void take_pages(layer_state& it, std::size_t seals);
-  void seal_oldest(sequence& of, int layer, executor_ref executor);
 
   std::span<std::byte> page_of(page_id block, std::size_t kv_head) const {
     return pool_->block(block).subspan(kv_head * page_bytes_, page_bytes_);
@@ -161,15 +172,13 @@ class kv_cache {
     return {exact + exact_offset(layer, which) + sinks_ * kv_channels(), tail_of(it), kv_channels()};
   }
   byte_report bytes_of_blocks(std::size_t blocks) const;
-  std::size_t table_bytes() const;
 
   artifact_info info_;
   page_geometry geometry_;
   std::size_t kv_heads_, sinks_, tail_capacity_, page_bytes_;
   std::pmr::memory_resource* memory_;
-  std::vector<sealer_type> sealers_;  // [layers]
+  appender_type appender_;
   std::shared_ptr<page_pool> pool_;
-  scratch_pool<sealing> scratch_;
 };
 
 }  // namespace kvquant

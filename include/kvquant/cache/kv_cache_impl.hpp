@@ -5,22 +5,21 @@
 #include <limits>
 
 #include "kvquant/cache/kv_cache.hpp"
-#include "kvquant/cache/storable.hpp"
 
 namespace kvquant {
 
 namespace detail {
 
-inline half stored(float x) { return to_half(x); }
-inline half stored(half x) { return x; }
-
 template <PackedSpec S>
-page_geometry cache_geometry(artifact_info const& info) {
+page_geometry cache_geometry(artifact<S> const& it) {
+  artifact_info const& info = it.info;
   require(info.keys == key_space::pre_rope, errc::unsupported,
           "cache: keys quantized after RoPE, expected an artifact of keys before RoPE");
   require(info.spec == S::name(), errc::bad_format, "cache: an artifact of \"", info.spec, "\", expected \"", S::name(),
           "\"");
   validate(info.shape);
+  require(it.layers.size() == static_cast<std::size_t>(info.shape.layers), errc::bad_shape, "cache: an artifact of ",
+          it.layers.size(), " layers, expected ", info.shape.layers);
   return geometry_for<S>(info);
 }
 
@@ -43,18 +42,16 @@ inline std::size_t checked_count(int x, int largest, char const* what) {
 template <class S, class Layout>
 kv_cache<S, Layout>::kv_cache(artifact<S> const& it, cache_options const& options)
     : info_(it.info),
-      geometry_(detail::cache_geometry<S>(it.info)),
+      geometry_(detail::cache_geometry(it)),
       kv_heads_(static_cast<std::size_t>(it.info.shape.kv_heads)),
       sinks_(detail::checked_count(options.sinks.value_or(it.info.sinks), 1 << 16, "sinks")),
       tail_capacity_((detail::checked_count(options.recent_pages, 1 << 20, "recent_pages") + 1) * page_tokens),
       page_bytes_(Layout::page_bytes(geometry_)),
-      memory_(options.memory) {
+      memory_(detail::memory_for<Layout>(options.memory)),
+      appender_(it, {.geometry = geometry_, .kv_heads = kv_heads_, .page_bytes = page_bytes_, .queue = options.queue}) {
   require(page_bytes_ % page_alignment == 0, errc::bad_shape, "cache: the layout's pages have ", page_bytes_,
           " bytes, expected a multiple of ", page_alignment);
-  require(it.layers.size() == static_cast<std::size_t>(it.info.shape.layers), errc::bad_shape, "cache: an artifact of ",
-          it.layers.size(), " layers, expected ", it.info.shape.layers);
   for (int layer = 0; layer < it.info.shape.layers; ++layer) {
-    sealers_.emplace_back(it, layer, geometry_);
     std::size_t const channels = this->layer(layer).keys().channels();
     require(channels == kv_channels(), errc::bad_shape, "cache: layer ", layer, " of the artifact has ", channels,
             " channels, expected ", kv_channels());
@@ -79,6 +76,7 @@ sequence kv_cache<S, Layout>::open(std::size_t expected_tokens) {
 template <class S, class Layout>
 sequence kv_cache<S, Layout>::fork(sequence const& of) {
   require_own(of);
+  wait();
   sequence it = open(of.tokens());
   it.exact_ = of.exact_;
   for (std::size_t layer = 0; layer < layers(); ++layer) {
@@ -99,8 +97,7 @@ void kv_cache<S, Layout>::prepare(sequence& to, int layer, view2d<T> k, view2d<T
   layer_state& it = state(to, layer);
   require(k.rows == v.rows && k.cols == kv_channels() && v.cols == kv_channels(), errc::bad_shape, "append: keys ",
           k.rows, " x ", k.cols, ", values ", v.rows, " x ", v.cols, ", expected both tokens x ", kv_channels());
-  require_storable_rows(k, "keys");
-  require_storable_rows(v, "values");
+  appender_.check(view2d<std::remove_const_t<T> const>(k), view2d<std::remove_const_t<T> const>(v));
   take_pages(it, pages_sealed_by(it, k.rows));
 }
 
@@ -109,16 +106,31 @@ template <class T>
 void kv_cache<S, Layout>::append(sequence& to, int layer, view2d<T> k, view2d<T> v, executor_ref executor) {
   prepare(to, layer, k, v);
   layer_state& it = state(to, layer);
-  auto const copy = [&](view2d<T> from, std::size_t row, std::size_t to_row, side which) {
-    half* const out = to.exact_.data() + exact_offset(layer, which) + to_row * kv_channels();
-    for (std::size_t channel = 0; channel < from.cols; ++channel) out[channel] = detail::stored(from(row, channel));
-  };
-  for (std::size_t row = 0; row < k.rows; ++row) {
-    std::size_t const to_row = it.tokens < sinks_ ? it.tokens : sinks_ + tail_of(it);
-    copy(k, row, to_row, side::k);
-    copy(v, row, to_row, side::v);
-    ++it.tokens;
-    if (it.reopened() + tail_of(it) == tail_capacity_) seal_oldest(to, layer, executor);
+  half* const exact = to.exact_.data();
+  std::size_t const in_use = it.pages_in_use(), reused = it.reopened(), seals = pages_sealed_by(it, k.rows);
+  page_id const before = reused > 0 ? it.pages[in_use - 1] : 0;
+  bool const replaces = seals > 0 && reused > 0 && pool_->is_shared(before);
+  std::size_t const first = in_use - (reused > 0 && !replaces ? 1 : 0), sinks = sinks_of(it);
+  append_work<std::remove_const_t<T>> const work{.layer = layer,
+                                                 .k = k,
+                                                 .v = v,
+                                                 .to_sinks = std::min(k.rows, sinks_ - sinks),
+                                                 .sink_k = exact + exact_offset(layer, side::k) + sinks * kv_channels(),
+                                                 .sink_v = exact + exact_offset(layer, side::v) + sinks * kv_channels(),
+                                                 .tail_k = tail_rows(exact, it, layer, side::k).data,
+                                                 .tail_v = tail_rows(exact, it, layer, side::v).data,
+                                                 .tail = tail_of(it),
+                                                 .tail_capacity = tail_capacity_,
+                                                 .reused = reused,
+                                                 .before = pool_->block(before).data(),
+                                                 .slab = pool_->data(),
+                                                 .blocks = std::span(it.pages).subspan(first, seals)};
+  appender_.append(work, executor);
+  it.tokens += k.rows;
+  it.sealed += work.sealed_rows();
+  if (replaces) {
+    it.pages.erase(it.pages.begin() + static_cast<std::ptrdiff_t>(in_use) - 1);
+    pool_->release({&before, 1});
   }
 }
 
@@ -193,6 +205,7 @@ void kv_cache<S, Layout>::read_page(sequence const& of, int layer, std::size_t p
   layer_state const& it = state(of, layer);
   require(page < it.pages_in_use() && kv_head < kv_heads_, errc::bad_value, "read_page: page ", page, " of KV head ",
           kv_head, ", there are ", it.pages_in_use(), " pages of ", kv_heads_, " heads");
+  wait();
   out.resize(geometry_);
   Layout::read(geometry_, page_of(it.pages[page], kv_head), out);
 }
@@ -206,6 +219,7 @@ sequence kv_cache<S, Layout>::assemble(std::size_t tokens, std::size_t sealed, E
           tail_capacity_ - 1);
   std::size_t const pages = sealed / page_tokens + (sealed % page_tokens != 0 ? 1 : 0);
   pool_->require_free(pages);
+  wait();
   sequence of = open(tokens);
   canonical_page<S> one(geometry_);
   for (int layer = 0; layer < static_cast<int>(layers()); ++layer) {
@@ -268,38 +282,6 @@ void kv_cache<S, Layout>::take_pages(layer_state& it, std::size_t seals) {
 }
 
 template <class S, class Layout>
-void kv_cache<S, Layout>::seal_oldest(sequence& of, int layer, executor_ref executor) {
-  layer_state& it = state(of, layer);
-  sealer_type const& sealer = sealers_[static_cast<std::size_t>(layer)];
-  std::size_t const reused = it.reopened(), fresh = page_tokens - reused, in_use = it.pages_in_use();
-  auto const k = tail_rows(of.exact_.data(), it, layer, side::k), v = tail_rows(of.exact_.data(), it, layer, side::v);
-  page_id const before = reused > 0 ? it.pages[in_use - 1] : 0;
-  bool const replaces = reused > 0 && pool_->is_shared(before);
-  page_id const block = reused > 0 && !replaces ? before : it.pages[in_use];
-
-  auto const scratch = scratch_.borrow();
-  while (scratch->workers.size() < static_cast<std::size_t>(executor.workers()))
-    scratch->workers.push_back(sealer.make_worker());
-  executor.parallel_for(fresh, [&](std::size_t token, int worker) {
-    scratch->ranges[token] = sealer.range_of(v.row(token), scratch->workers[static_cast<std::size_t>(worker)]);
-  });
-  executor.parallel_for(kv_heads_, [&](std::size_t head, int worker) {
-    head_tokens tokens{head, k, v, std::span(scratch->ranges).first(fresh), reused};
-    if (reused > 0) tokens.before = page_of(before, head);
-    sealer.seal(tokens, page_of(block, head), scratch->workers[static_cast<std::size_t>(worker)]);
-  });
-
-  if (replaces) {
-    it.pages[in_use - 1] = block;
-    it.pages.erase(it.pages.begin() + static_cast<std::ptrdiff_t>(in_use));
-    pool_->release({&before, 1});
-  }
-  it.sealed += fresh;
-  for (view2d<half> const rows : {k, v})  // what has not been sealed moves to the front
-    std::copy(rows.data + fresh * rows.cols, rows.data + rows.rows * rows.cols, rows.data);
-}
-
-template <class S, class Layout>
 byte_report kv_cache<S, Layout>::bytes_of_blocks(std::size_t blocks) const {
   std::size_t const pages = blocks * kv_heads_;
   return {.codes = pages * (geometry_.k_code_bytes() + geometry_.v_code_bytes()),
@@ -309,16 +291,9 @@ byte_report kv_cache<S, Layout>::bytes_of_blocks(std::size_t blocks) const {
 }
 
 template <class S, class Layout>
-std::size_t kv_cache<S, Layout>::table_bytes() const {
-  std::size_t bytes = 0;
-  for (auto const& it : sealers_) bytes += it.table_bytes();
-  return bytes;
-}
-
-template <class S, class Layout>
 byte_report kv_cache<S, Layout>::bytes(sequence const& of) const {
   require_own(of);
-  byte_report all{.tables = table_bytes()};
+  byte_report all{.tables = appender_.table_bytes()};
   std::size_t const per_block = pool_->blocks() == 0 ? 0 : pool_->bookkeeping_bytes() / pool_->blocks();
   std::size_t const row_bytes = 2 * kv_channels() * sizeof(half);
   for (layer_state const& it : of.layers_) {
@@ -336,7 +311,7 @@ template <class S, class Layout>
 byte_report kv_cache<S, Layout>::bytes() const {
   std::size_t const free = pool_->free_blocks();
   byte_report all = bytes_of_blocks(pool_->blocks() - free);
-  all.tables = table_bytes();
+  all.tables = appender_.table_bytes();
   all.page_table = pool_->bookkeeping_bytes();
   all.slack = free * pool_->block_bytes();
   return all;

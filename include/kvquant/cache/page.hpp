@@ -94,6 +94,17 @@ page_geometry geometry_for(artifact_info const& info) {
   return it;
 }
 
+/// The two channels of a head that RoPE turns together; those that it does not turn are paired with their neighbours.
+struct channel_pair {
+  std::size_t first, second;
+};
+
+inline channel_pair pair_of(page_geometry const& geometry, std::size_t pair) {
+  std::size_t const turned = geometry.rotary_dim / 2;
+  if (pair < turned && geometry.pairing == rope_pairing::half_split) return {pair, pair + turned};
+  return {2 * pair, 2 * pair + 1};
+}
+
 /// How many of a sequence's `tokens` are in pages: whole ones behind the sinks, but for the `recent_pages` latest.
 inline std::size_t sealed_tokens(std::size_t tokens, std::size_t sinks, std::size_t recent_pages) {
   std::size_t const filled = (tokens - std::min(tokens, sinks)) / page_tokens;
@@ -133,7 +144,8 @@ struct canonical_page {
 
 /// How a backend wants a page's bytes: `L::write` fills all `L::page_bytes` bytes from a canonical page, `L::read`
 /// gives exactly that page back, in a page that has been resized to the geometry. `L::sealer`, if there is one, is a
-/// quicker way to the bytes of new pages (`layout_sealer.hpp`).
+/// quicker way to the bytes of new pages (`layout_sealer.hpp`); `L::memory()`, if there is one, is where pages have to
+/// lie to be read by their backend.
 template <class L>
 concept PageLayout = PackedSpec<typename L::spec_type> &&
     requires(page_geometry const& geometry, canonical_page<typename L::spec_type> const& page,

@@ -3,9 +3,12 @@
 /// Which tokens a cache can hold: those of binary16 numbers.
 
 #include <cmath>
+#include <concepts>
 #include <cstddef>
 #include <span>
 
+#include "kvquant/core/bfloat16.hpp"
+#include "kvquant/core/config.hpp"
 #include "kvquant/core/error.hpp"
 #include "kvquant/core/half.hpp"
 #include "kvquant/core/view.hpp"
@@ -13,15 +16,26 @@
 
 namespace kvquant {
 
+/// What tokens may come as.
+template <class T>
+concept TokenElement = std::same_as<T, float> || std::same_as<T, half> || std::same_as<T, bfloat16>;
+
 namespace detail {
 
-inline float loaded(float x) { return x; }
-inline float loaded(half x) { return to_float(x); }
+KVQ_HD constexpr float loaded(float x) { return x; }
+KVQ_HD constexpr float loaded(half x) { return to_float(x); }
+KVQ_HD constexpr float loaded(bfloat16 x) { return to_float(x); }
+
+/// What the cache makes of them.
+KVQ_HD constexpr half stored(float x) { return to_half(x); }
+KVQ_HD constexpr half stored(half x) { return x; }
+KVQ_HD constexpr half stored(bfloat16 x) { return to_half(to_float(x)); }
 
 // Free of branches, so that loops vectorise.
-inline bool all_storable(std::span<float const> row) {
+template <TokenElement T>
+bool all_storable(std::span<T const> row) {
   int others = 0;
-  for (float const x : row) others |= !(std::fabs(x) <= largest_half);
+  for (T const x : row) others |= !(std::fabs(loaded(x)) <= largest_half);
   return others == 0;
 }
 inline bool all_storable(std::span<half const> row) {
@@ -36,7 +50,7 @@ inline bool all_storable(std::span<half const> row) {
 template <class T>
 void require_storable_rows(view2d<T> x, char const* what) {
   for (std::size_t row = 0; row < x.rows; ++row) {
-    if (detail::all_storable(x.row(row))) [[likely]]
+    if (detail::all_storable(std::span<T const>(x.row(row)))) [[likely]]
       continue;
     for (std::size_t channel = 0; channel < x.cols; ++channel)
       if (float const value = detail::loaded(x(row, channel)); !(std::fabs(value) <= largest_half))

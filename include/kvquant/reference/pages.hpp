@@ -91,7 +91,7 @@ keys_and_values read_layer(Cache const& cache, artifact<typename Cache::spec_typ
   auto const tokens = static_cast<Eigen::Index>(cache.view(of, layer).tokens());
   Eigen::Index const d = it.info.shape.head_dim, channels = it.info.shape.kv_channels();
   keys_and_values out{matrix(tokens, channels), matrix(tokens, channels)};
-  for (int head = 0; head < it.info.shape.kv_heads; ++head) {
+  for (int head = 0; tokens > 0 && head < it.info.shape.kv_heads; ++head) {
     keys_and_values const mine = read_head(cache, it, of, layer, head);
     out.k.middleCols(head * d, d) = mine.k;
     out.v.middleCols(head * d, d) = mine.v;

@@ -34,7 +34,7 @@ void check_codes(page_geometry const& geometry, canonical_page<S> const& page, s
   std::size_t differing = 0;
   for (std::size_t token = 0; token < page_tokens; ++token) {
     for (std::size_t pair = 0; pair < d / 2; ++pair) {
-      auto const [first, second] = cpu::pair_of(geometry, pair);
+      auto const [first, second] = pair_of(geometry, pair);
       std::size_t const block = pair % 4 / 2 * 4 + token / 16, at = block * 64 + token % 16 * 4 + pair % 2 * 2;
       differing += keys[pair / 4][at] != page.k_codes[token * d + first];
       differing += keys[pair / 4][at + 1] != page.k_codes[token * d + second];
@@ -50,7 +50,7 @@ void check_codes(page_geometry const& geometry, canonical_page<S> const& page, s
 template <class Slot>
 void check_slots(page_geometry const& geometry, std::vector<outlier> const& slots, std::uint8_t const* bytes) {
   std::vector<outlier> lying(slots.size());
-  std::memcpy(lying.data(), bytes, slots.size() * sizeof(outlier));
+  if (!slots.empty()) std::memcpy(lying.data(), bytes, slots.size() * sizeof(outlier));
   auto const by_index = [](outlier a, outlier b) { return a.index < b.index; };
   CHECK(std::is_sorted(lying.begin(), lying.end(), by_index));
   for (outlier& it : lying) it.index = static_cast<std::uint16_t>(Slot::decode(geometry, it.index));

@@ -156,7 +156,7 @@ TEST_CASE("levels that coincide or lie far out are found as the definition finds
 
 TEST_CASE("a cache of the CPU's layout seals with the CPU's sealer", "[sealer]") {
   using S = spec<nuq<3>, nuq<3>>;
-  STATIC_REQUIRE(std::is_same_v<kv_cache<S, cpu::page_layout<S>>::sealer_type, cpu::sealer<S>>);
+  STATIC_REQUIRE(std::is_same_v<sealer_for<cpu::page_layout<S>>, cpu::sealer<S>>);
   using exact = spec<passthrough, passthrough>;
   STATIC_REQUIRE(std::is_same_v<sealer_for<cpu::page_layout<exact>>, layout_sealer<cpu::page_layout<exact>>>);
   kv_cache<S, cpu::page_layout<S>> fast(small_artifact<S>(), {.max_tokens = 512});
