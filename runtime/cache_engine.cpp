@@ -4,6 +4,9 @@
 
 #include "backends/cpu/backend.hpp"
 #include "backends/cpu/generic/backend.hpp"
+#if defined(KVQUANT_CUDA)
+#include "backends/cuda/backend.hpp"
+#endif
 #include "kvquant/calibrate/passthrough_artifact.hpp"
 #include "runtime/artifact_label.hpp"
 
@@ -11,7 +14,11 @@ namespace kvquant::runtime {
 
 namespace {
 
+#if defined(KVQUANT_CUDA)
+using backends = type_list<cpu::backend, cpu::float_backend, cpu::generic::backend, cuda::backend>;
+#else
 using backends = type_list<cpu::backend, cpu::float_backend, cpu::generic::backend>;
+#endif
 
 template <class... B>
 constexpr auto names_of(type_list<B...>) {

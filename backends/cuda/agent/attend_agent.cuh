@@ -1,0 +1,274 @@
+#pragma once
+/// \file
+/// What one block of threads does: attention of up to eight queries over some tiles of one KV head.
+///
+/// A warp has every fourth slab of 16 tokens. Scores are keys times queries, output is values (transposed) times
+/// probabilities, both by m16n8k16 instructions; a page is decoded once for all its queries.
+
+#include <cuda_fp16.h>
+
+#include "backends/cuda/agent/queries.cuh"
+#include "backends/cuda/agent/slab_ring.cuh"
+#include "backends/cuda/agent/slots.cuh"
+#include "backends/cuda/agent/warp_softmax.cuh"
+#include "backends/cuda/decode/slab.cuh"
+
+namespace kvquant::cuda {
+
+template <attend_config Config>
+class attend_agent {
+ public:
+  static constexpr int d = Config.head_dim, fragments = Config.fragments();
+  using codes = slab_codes<Config.bits, d>;
+  using levels = typename codes::levels;
+
+  __device__ attend_agent(attend_params const& params, std::byte* shared)
+      : params_(params),
+        item_(params.items[blockIdx.x]),
+        kv_head_(static_cast<int>(blockIdx.y)),
+        columns_(Config.sparse() ? Config.slot_columns : static_cast<int>(params.columns)),
+        plan_(Config, static_cast<int>(blockDim.x) / warp_lanes, columns_, static_cast<int>(params.tiles_per_chunk)),
+        shared_(shared),
+        levels_(params.layer.levels, shared),
+        queries_(params.model, item_, kv_head_, columns_, reinterpret_cast<float2*>(shared + plan_.base_queries),
+                 shared + plan_.queries) {}
+
+  __device__ void run() {
+    float const unit = Config.scaled() ? params_.layer.key_units[kv_head_] : 1;
+    if constexpr (Config.scaled()) fill<4>(plan_.key_maps, params_.layer.key_maps + kv_head_ * fragments * 4);
+    if constexpr (Config.angles_in_shared()) fill<slabs_per_page * warp_lanes>(plan_.angles, params_.model.key_angles);
+    slots_type const slots = make_slots(unit);
+#pragma unroll 1
+    for (int i = 0; i < 2; ++i) {
+      token_run const run = item_.runs[i];
+      if (run.tiles == 0) continue;
+      __syncthreads();
+      queries_.prepare(run, run.pages == nullptr ? 1 : unit, columns());
+      __syncthreads();
+      set_lane_columns();
+      if (run.pages != nullptr)
+        read_pages(run, slots);
+      else
+        read_exact(run);
+    }
+    finish();
+  }
+
+ private:
+  struct no_slots {};
+  using slots_type = std::conditional_t<Config.sparse(), slab_slots<Config>, no_slots>;
+
+  __device__ slots_type make_slots(float unit) const {
+    if constexpr (Config.sparse())
+      return slots_type(angles(), unit, shared_ + plan_.slots + warp() * Config.slot_scratch_bytes());
+    else
+      return {};
+  }
+
+  static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x) % warp_lanes; }
+  static __device__ __forceinline__ int warp() { return static_cast<int>(threadIdx.x) / warp_lanes; }
+  static __device__ __forceinline__ int warps() { return static_cast<int>(blockDim.x) / warp_lanes; }
+  /// Four warps read a page.
+  static __device__ __forceinline__ int slab() { return warp() % slabs_per_page; }
+  static __device__ __forceinline__ int page_lane() { return warp() / slabs_per_page; }
+  static __device__ __forceinline__ int page_lanes() { return warps() / slabs_per_page; }
+  __device__ query_column* columns() const { return reinterpret_cast<query_column*>(shared_ + plan_.columns); }
+
+  /// Copies `PerFragment` times `fragments` of 16 bytes.
+  template <int PerFragment>
+  __device__ void fill(std::size_t to, four_words const* from) const {
+    for (int i = static_cast<int>(threadIdx.x); i < PerFragment * fragments; i += static_cast<int>(blockDim.x))
+      reinterpret_cast<four_words*>(shared_ + to)[i] = from[i];
+  }
+
+  __device__ __forceinline__ four_words const* angles() const {
+    if constexpr (Config.angles_in_shared())
+      return reinterpret_cast<four_words const*>(shared_ + plan_.angles) + slab() * fragments * warp_lanes;
+    else
+      return params_.model.key_angles + slab() * fragments * warp_lanes;
+  }
+
+  __device__ __forceinline__ void read_pages(token_run const& run, slots_type const& slots) {
+    slab_ring<Config> ring(params_, run, kv_head_, page_lane(), page_lanes(), slab(),
+                           shared_ + plan_.rings + warp() * Config.stages() * Config.stage_bytes());
+    for_each_tile(run, [&](int tile, std::byte const* queries) {
+      staged_slab const it = ring.next();
+      codes const mine(it.codes, levels_);
+      float scales[2] = {1, 1}, zeros[2] = {0, 0};
+      if constexpr (Config.scaled()) load_ranges(it.codes, scales, zeros);
+      float scores[4];
+      score<Config.scaled()>(mine, queries, scores);
+      if constexpr (Config.sparse()) slots.add_keys(it, queries, scores);
+      attend(mine, tile, scores, scales, zeros);
+      if constexpr (Config.sparse()) slots.add_values(it, scores, softmax_);
+    });
+  }
+
+  __device__ __forceinline__ void read_exact(token_run const& run) {
+    std::size_t const row = static_cast<std::size_t>(params_.model.kv_heads * d);
+    for_each_tile(run, [&](int tile, std::byte const* queries) {
+      int const token = first_token(tile);
+      if (token >= run.tokens) return;
+      std::size_t const at = static_cast<std::size_t>(token) * row + static_cast<std::size_t>(kv_head_ * d);
+      exact_rows<d> const mine(params_.model, run.k + at, run.v + at, row, run.tokens - token);
+      float const scales[2] = {1, 1}, zeros[2] = {0, 0};
+      float scores[4];
+      score<false>(mine, queries, scores);
+      attend(mine, tile, scores, scales, zeros);
+    });
+  }
+
+  /// `f(tile, its queries)` for the warp's tiles; queries are turned for a chunk of tiles at a time.
+  template <class F>
+  __device__ __forceinline__ void for_each_tile(token_run const& run, F&& f) {
+    int const chunk = static_cast<int>(params_.tiles_per_chunk);
+    int const query_bytes = shared_plan::query_bytes(Config, columns_);
+    for (int first = 0; first < run.tiles; first += chunk) {
+      int const count = min(chunk, run.tiles - first);
+      if (first > 0) __syncthreads();
+      queries_.turn_to(run.first_tile + first, count, columns());
+      __syncthreads();
+      for (int i = page_lane(); i < count; i += page_lanes())
+        f(run.first_tile + first + i, shared_ + plan_.queries + i * query_bytes);
+    }
+  }
+
+  /// The first token of the warp's slab, counted from the run's first.
+  __device__ __forceinline__ int first_token(int tile) const { return (tile * slabs_per_page + slab()) * slab_tokens; }
+
+  /// Scale and zero of the values of tokens g and g + 8: those that take their range to [-1, 1].
+  __device__ __forceinline__ void load_ranges(std::byte const* stage, float (&scales)[2], float (&zeros)[2]) const {
+    auto const* const ranges = reinterpret_cast<word const*>(stage + params_.offsets.slab_ranges);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      float2 const range = __half22float2(as_half2(ranges[lane() / 4 + 8 * i]));
+      scales[i] = (range.y - range.x) / 2;
+      zeros[i] = (range.y + range.x) / 2;
+    }
+  }
+
+  /// Keys, scaled and turned by their place in the page, times the tile's queries.
+  template <bool Scaled, class Slab>
+  __device__ __forceinline__ void score(Slab const& mine, std::byte const* queries, float (&scores)[4]) const {
+    float sums[2][4] = {};
+    std::byte const* const from = queries + lane_query_;
+    uint4 q{};
+#pragma unroll
+    for (int i = 0; i < fragments; ++i) {
+      word keys[4];
+      mine.keys(i, keys);
+      if constexpr (Scaled) scale_keys(i, keys);
+      turn_keys(angles()[i * warp_lanes + lane()], keys);
+      if (i % 2 == 0) q = two_fragments(from + i / 2 * columns_ * 64, i + 1 < fragments);
+      arch::mma(sums[i % 2], keys, i % 2 ? q.z : q.x, i % 2 ? q.w : q.y);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) scores[i] = sums[0][i] + sums[1][i];
+  }
+
+  /// Where the second is missing it has never been written.
+  static __device__ __forceinline__ uint4 two_fragments(std::byte const* from, bool both) {
+    if (both) return *reinterpret_cast<uint4 const*>(from);
+    uint2 const one = *reinterpret_cast<uint2 const*>(from);
+    return make_uint4(one.x, one.y, 0, 0);
+  }
+
+  __device__ __forceinline__ void scale_keys(int fragment, word (&keys)[4]) const {
+    uint4 const it = reinterpret_cast<uint4 const*>(shared_ + plan_.key_maps)[fragment * 4 + lane() % 4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      keys[i] = as_word(__hfma2(as_half2(keys[i]), as_half2(i < 2 ? it.x : it.z), as_half2(i < 2 ? it.y : it.w)));
+  }
+
+  /// Firsts and seconds of rows g and g + 8 by half of the cosine and the sine: what is turned stays within binary16.
+  static __device__ __forceinline__ void turn_keys(four_words angles, word (&keys)[4]) {
+    word const cos[2] = {angles.x, angles.z}, sin[2] = {angles.y, angles.w};
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      half2 const x = as_half2(keys[i]), y = as_half2(keys[i + 2]), c = as_half2(cos[i]), s = as_half2(sin[i]);
+      keys[i] = as_word(__hfma2(x, c, __hneg2(__hmul2(y, s))));
+      keys[i + 2] = as_word(__hfma2(y, c, __hmul2(x, s)));
+    }
+  }
+
+  /// What the lane is to know of the run's columns: those two that it has scores of, and all together.
+  __device__ void set_lane_columns() {
+    int const mask = columns_ - 1;
+    lane_query_ = ((lane() / 4 & mask) * 4 + lane() % 4) * 16;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) scales_[i] = columns()[(lane() % 4 * 2 + i) & mask].scale;
+    all_see_from_ = columns()[0].first;
+    all_see_to_ = columns()[0].last;
+    for (int i = 1; i < columns_; ++i) {
+      all_see_from_ = max(all_see_from_, columns()[i].first);
+      all_see_to_ = min(all_see_to_, columns()[i].last);
+    }
+  }
+
+  /// Scores of tokens that a query does not see, from the slab's first on.
+  __device__ __forceinline__ void hide(int token, float (&scores)[4]) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      query_column const it = columns()[(lane() % 4 * 2 + i % 2) & (columns_ - 1)];
+      int const row = token + lane() / 4 + i / 2 * 8;
+      if (row < it.first || row >= it.last) scores[i] = -INFINITY;
+    }
+  }
+
+  /// From scores to p, which replaces them, and the values' part.
+  template <class Slab>
+  __device__ __forceinline__ void attend(Slab const& mine, int tile, float (&scores)[4], float const (&scales)[2],
+                                         float const (&zeros)[2]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) scores[i] *= scales_[i % 2];
+    int const token = first_token(tile);
+    if (token < all_see_from_ || token + slab_tokens > all_see_to_) hide(token, scores);
+    softmax_.step(scores, scales);
+    softmax_.add_values(mine, scores, scales, zeros);
+  }
+
+  /// Merges the warps, in their order.
+  __device__ void finish() {
+    auto* const records = reinterpret_cast<float*>(shared_);
+    softmax_.reduce();
+    __syncthreads();
+    softmax_.store(records + warp() * columns_ * static_cast<int>(partial_floats(d)), columns_);
+    __syncthreads();
+    float* const out =
+        params_.partials + static_cast<std::size_t>(item_.partial + kv_head_ * item_.columns) * partial_floats(d);
+    for (int i = static_cast<int>(threadIdx.x); i < item_.columns * d; i += static_cast<int>(blockDim.x))
+      merge_warps(records, i / d, i % d, out);
+  }
+
+  __device__ void merge_warps(float const* records, int column, int channel, float* out) const {
+    constexpr int size = static_cast<int>(partial_floats(d));
+    auto const record = [&](int of) { return records + (of * columns_ + column) * size; };
+    float largest = record(0)[0], sum = 0, o = 0;
+    for (int i = 1; i < warps(); ++i) largest = fmaxf(largest, record(i)[0]);
+    for (int i = 0; i < warps(); ++i) {
+      float const factor = arch::exp2(record(i)[0] - largest);
+      sum += factor * record(i)[1];
+      o += factor * record(i)[2 + channel];
+    }
+    out += column * size;
+    if (channel == 0) {
+      out[0] = largest;
+      out[1] = sum;
+    }
+    out[2 + channel] = o;
+  }
+
+  attend_params const& params_;
+  work_item const& item_;
+  int kv_head_, columns_;
+  shared_plan plan_;
+  std::byte* shared_;
+  levels levels_;
+  query_rows<d> queries_;
+  int lane_query_;                 // bytes from a tile's queries to those of the lane
+  float scales_[2];                // of the lane's columns
+  int all_see_from_, all_see_to_;  // tokens of the run that every column sees
+  warp_softmax<d> softmax_;
+};
+
+}  // namespace kvquant::cuda

@@ -1,0 +1,75 @@
+#pragma once
+/// \file
+/// How a block of threads divides its shared memory, for the host and the device alike.
+
+#include <cstddef>
+#include <cstdint>
+
+#include "backends/cuda/kernel/params.hpp"
+
+namespace kvquant::cuda {
+
+/// What is chosen when kernels are compiled.
+struct attend_config {
+  int bits;          ///< 2, 3, 4, or 16
+  int head_dim;      ///< a multiple of 16 up to 256
+  int slot_columns;  ///< columns of pages with slots, 1, 4 or 8; 0: pages without
+
+  /// Threads of a block and registers of a thread share what a multiprocessor has: 128 registers for 16 warps, of which
+  /// outputs take head_dim / 4.
+  KVQ_HD constexpr int most_warps() const { return head_dim <= 128 ? 16 : 8; }
+  KVQ_HD constexpr int fragments() const { return head_dim / 16; }
+  KVQ_HD constexpr bool scaled() const { return bits != 16; }
+  KVQ_HD constexpr bool sparse() const { return slot_columns != 0; }
+  /// Slabs that a warp has under way or at hand. The table of 4 bits leaves less room beside slots, long heads in any
+  /// case.
+  KVQ_HD constexpr int stages() const { return head_dim > 128 || (bits == 4 && sparse()) ? 2 : 3; }
+  /// Angles of long heads are left to the first-level cache.
+  KVQ_HD constexpr bool angles_in_shared() const { return head_dim <= 128; }
+  /// Of the table that codes are looked up in (`decode/levels.cuh`).
+  KVQ_HD constexpr int levels_bytes() const { return bits == 4 ? 256 * 2 * warp_lanes * 4 : 0; }
+  /// Slots of each side that come with a slab; what else it has is read from the page itself. At 1 % a slab has
+  /// head_dim / 6 on average.
+  KVQ_HD constexpr int staged_slots() const { return head_dim <= 128 ? 64 : 128; }
+  KVQ_HD constexpr std::size_t slab_bytes() const { return fragment_offsets(bits, head_dim, 0, 0).slab_bytes; }
+  KVQ_HD constexpr std::size_t stage_bytes() const {
+    return slab_bytes() + (sparse() ? static_cast<std::size_t>(staged_slots()) * 2 * sizeof(fragment_slot) : 0);
+  }
+  /// Contributions of 32 slots, and their tokens.
+  KVQ_HD constexpr std::size_t slot_scratch_bytes() const { return sparse() ? 512 + 64 : 0; }
+};
+
+/// One query's part of a block's work.
+struct query_column {
+  float scale;               ///< of what the tensor cores give: score in powers of 2
+  std::int32_t first, last;  ///< tokens of the run that it sees
+  std::int32_t turn;         ///< index of the page turn of tile 0, which falls (before RoPE) or rises from tile to tile
+};
+
+struct shared_plan {
+  std::uint32_t columns, key_maps, angles, base_queries, queries, rings, slots, end;
+
+  KVQ_HD constexpr shared_plan(attend_config const& config, int warps, int column_count, int tiles_per_chunk)
+      : columns(bytes(config.levels_bytes())),
+        key_maps(columns + bytes(query_columns * sizeof(query_column))),
+        angles(key_maps + bytes(config.scaled() ? config.fragments() * 4 * 16 : 0)),
+        base_queries(angles +
+                     bytes(config.angles_in_shared() ? slabs_per_page * config.fragments() * warp_lanes * 16 : 0)),
+        queries(base_queries + bytes(column_count * config.head_dim * 4)),
+        rings(queries + bytes(tiles_per_chunk * query_bytes(config, column_count))),
+        slots(rings + bytes(warps * config.stages()) * bytes(config.stage_bytes())),
+        end(slots + bytes(warps) * bytes(config.slot_scratch_bytes())) {
+    std::uint32_t const merging = bytes(warps * column_count) * bytes(partial_floats(config.head_dim) * sizeof(float));
+    end = end > merging ? end : merging;
+  }
+
+  /// Queries turned to one tile, as second operands: [head_dim / 32, rounded up][columns][4] of 16 bytes.
+  static KVQ_HD constexpr int query_bytes(attend_config const& config, int column_count) {
+    return (config.fragments() + 1) / 2 * column_count * 64;
+  }
+
+ private:
+  static KVQ_HD constexpr std::uint32_t bytes(std::size_t count) { return static_cast<std::uint32_t>(count); }
+};
+
+}  // namespace kvquant::cuda

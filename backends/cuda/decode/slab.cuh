@@ -1,0 +1,146 @@
+#pragma once
+/// \file
+/// A lane's part of a slab, from shared memory to the fragments of tensor-core instructions.
+
+#include "backends/cuda/decode/levels.cuh"
+
+namespace kvquant::cuda {
+
+/// `Bits` codes: what a lane has of keys and values, as nibble words.
+template <int Bits, int HeadDim>
+class slab_codes {
+ public:
+  static constexpr int fragments = HeadDim / 16;  // of each side
+  using levels = typename levels_for<Bits>::type;
+
+  __device__ __forceinline__ slab_codes(std::byte const* slab, levels const& table) : table_(table) {
+    word packed[words];
+    load(slab, packed);
+    unpack(packed);
+  }
+
+  __device__ __forceinline__ void keys(int fragment, word (&out)[4]) const {
+    table_.template decode<side::k>(nibbles_[fragment], out);
+  }
+  __device__ __forceinline__ void values(int fragment, word (&out)[4]) const {
+    table_.template decode<side::v>(nibbles_[fragments + fragment], out);
+  }
+
+ private:
+  static constexpr int words = slab_words(Bits, HeadDim), chunks = words / 4, nibble_words = 2 * fragments;
+
+  static __device__ __forceinline__ void load(std::byte const* slab, word (&packed)[words]) {
+    unsigned const lane = threadIdx.x % warp_lanes;
+#pragma unroll
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      uint4 const it = reinterpret_cast<uint4 const*>(slab)[chunk * warp_lanes + lane];
+      packed[4 * chunk] = it.x;
+      packed[4 * chunk + 1] = it.y;
+      packed[4 * chunk + 2] = it.z;
+      packed[4 * chunk + 3] = it.w;
+    }
+#pragma unroll
+    for (int i = 4 * chunks; i < words; ++i) packed[i] = reinterpret_cast<word const*>(slab)[i * warp_lanes + lane];
+  }
+
+  __device__ __forceinline__ void unpack(word const (&packed)[words]) {
+    if constexpr (Bits == 4) {
+#pragma unroll
+      for (int i = 0; i < nibble_words; ++i) nibbles_[i] = packed[i];
+    } else if constexpr (Bits == 2) {
+#pragma unroll
+      for (int i = 0; i < words; ++i) {
+        nibbles_[2 * i] = packed[i] & 0x33333333u;
+        nibbles_[2 * i + 1] = packed[i] >> 2 & 0x33333333u;
+      }
+    } else {
+      constexpr int fours = nibble_words / 4;
+#pragma unroll
+      for (int four = 0; four < fours; ++four) {
+        word const a = packed[3 * four], b = packed[3 * four + 1], c = packed[3 * four + 2];
+        nibbles_[4 * four] = a & 0x77777777u;
+        nibbles_[4 * four + 1] = b & 0x77777777u;
+        nibbles_[4 * four + 2] = c & 0x77777777u;
+        nibbles_[4 * four + 3] = (a >> 3 & 0x11111111u) | (b >> 2 & 0x22222222u) | (c >> 1 & 0x44444444u);
+      }
+#pragma unroll
+      for (int i = 4 * fours; i < nibble_words; ++i) nibbles_[i] = packed[i - fours];
+    }
+  }
+
+  levels const& table_;
+  word nibbles_[nibble_words];
+};
+
+/// binary16 numbers as they are: a chunk of 16 bytes is a fragment. They are read when they are wanted.
+template <int HeadDim>
+class slab_codes<16, HeadDim> {
+ public:
+  static constexpr int fragments = HeadDim / 16;
+  struct levels {
+    __device__ levels(word const*, std::byte*) {}
+  };
+
+  __device__ __forceinline__ slab_codes(std::byte const* slab, levels const&)
+      : chunks_(reinterpret_cast<uint4 const*>(slab) + threadIdx.x % warp_lanes) {}
+
+  __device__ __forceinline__ void keys(int fragment, word (&out)[4]) const { read(fragment, out); }
+  __device__ __forceinline__ void values(int fragment, word (&out)[4]) const { read(fragments + fragment, out); }
+
+ private:
+  __device__ __forceinline__ void read(int chunk, word (&out)[4]) const {
+    uint4 const it = chunks_[chunk * warp_lanes];
+    out[0] = it.x;
+    out[1] = it.y;
+    out[2] = it.z;
+    out[3] = it.w;
+  }
+  uint4 const* chunks_;
+};
+
+/// Sixteen tokens that lie row by row, [tokens, row_elements] in binary16 from the head's first channel; rows from
+/// `tokens` on read as zeros. For sinks and tails: a few tokens of each sequence.
+template <int HeadDim>
+class exact_rows {
+ public:
+  __device__ __forceinline__ exact_rows(model_tables const& model, std::uint16_t const* k, std::uint16_t const* v,
+                                        std::size_t row_elements, int tokens)
+      : split_pairs_(model.half_split ? model.turned_pairs : 0),
+        k_(reinterpret_cast<word const*>(k)),
+        v_(reinterpret_cast<word const*>(v)),
+        row_(row_elements / 2),
+        tokens_(tokens) {}
+
+  /// Pairs 8 · fragment + 2t, + 1 of rows g and g + 8: firsts, then seconds.
+  __device__ __forceinline__ void keys(int fragment, word (&out)[4]) const {
+    int const pair = 8 * fragment + 2 * static_cast<int>(threadIdx.x % 4);
+    bool const split = pair < split_pairs_;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      word const a = at(k_, g() + 8 * i, split ? pair / 2 : pair);
+      word const b = at(k_, g() + 8 * i, split ? (pair + split_pairs_) / 2 : pair + 1);
+      out[i] = split ? a : __byte_perm(a, b, 0x5410);
+      out[i + 2] = split ? b : __byte_perm(a, b, 0x7632);
+    }
+  }
+  /// Channels 16 · fragment + g, + 8 of tokens 2t, + 1, then 2t + 8, + 9.
+  __device__ __forceinline__ void values(int fragment, word (&out)[4]) const {
+    int const two = 8 * fragment + static_cast<int>(threadIdx.x % 4);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) out[i] = arch::transposed(at(v_, g() + i / 2 * 8, two + i % 2 * 4));
+  }
+
+ private:
+  static __device__ __forceinline__ int g() { return static_cast<int>(threadIdx.x) % warp_lanes / 4; }
+  /// Two channels of a token.
+  __device__ __forceinline__ word at(word const* x, int token, int two) const {
+    return token < tokens_ ? x[static_cast<std::size_t>(token) * row_ + static_cast<std::size_t>(two)] : 0;
+  }
+
+  int split_pairs_;  // whose firsts and seconds lie apart: an even number, so that two neighbours do alike
+  word const *k_, *v_;
+  std::size_t row_;  // in pairs of channels
+  int tokens_;
+};
+
+}  // namespace kvquant::cuda

@@ -1,0 +1,68 @@
+#pragma once
+/// \file
+/// The sizes of a page in fragment order, for the host and the device alike.
+///
+/// A page is four slabs of 16 tokens, one for each warp that reads it. A slab's codes are those that tensor-core
+/// instructions want, lane by lane: eight codes (a fragment of 16 x 16) are a *nibble word* of 32 bits, `head_dim / 16`
+/// of them for the keys, then as many for the values.
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kvquant/core/config.hpp"
+
+namespace kvquant::cuda {
+
+inline constexpr int slab_tokens = 16, slabs_per_page = 4, warp_lanes = 32;
+/// Columns of the second operand of a tensor-core instruction: queries that are served together.
+inline constexpr int query_columns = 8;
+
+/// 32-bit words that one lane has of a slab. Of 4 bits, nibble words as they are; of 3, four nibble words in three, the
+/// fourth in the others' spare bits, and what is left over as it is; of 2, two in one; of 16, pairs of numbers.
+KVQ_HD constexpr int slab_words(int bits, int head_dim) {
+  int const nibble_words = head_dim / 8;
+  if (bits == 16) return head_dim / 2;
+  if (bits == 3) return nibble_words / 4 * 3 + nibble_words % 4;
+  return bits == 2 ? nibble_words / 2 : nibble_words;
+}
+
+/// Where a page's parts start, in bytes. A slab: words in chunks of four, [chunk, lane], then single ones, [word,
+/// lane]; the 16 ranges of its values. Behind the slabs: key slots and value slots, each by rising slab; and where
+/// those of each slab start and end.
+struct fragment_offsets {
+  std::size_t slab_ranges = 0;  ///< from the slab's start
+  std::size_t slab_bytes = 0;
+  std::size_t k_slots = 0, v_slots = 0, slot_bounds = 0, end = 0;
+
+  KVQ_HD constexpr fragment_offsets(int bits, int head_dim, std::size_t k_slot_count, std::size_t v_slot_count)
+      : slab_ranges(static_cast<std::size_t>(slab_words(bits, head_dim)) * warp_lanes * 4),
+        slab_bytes(slab_ranges + (bits == 16 ? 0 : slab_tokens * 4)),
+        k_slots(slab_bytes * slabs_per_page),
+        v_slots(k_slots + k_slot_count * 4),
+        slot_bounds((v_slots + v_slot_count * 4 + 7) / 8 * 8),
+        end(slot_bounds + (k_slot_count + v_slot_count == 0 ? 0 : slabs_per_page * 8)) {}
+};
+
+/// Of one slab: [k_first, k_last) of the key slots, [v_first, v_last) of the value slots.
+struct slot_bounds {
+  std::uint16_t k_first, k_last, v_first, v_last;
+};
+
+/// One sparse element: what it is called within its slab, and its residual.
+struct fragment_slot {
+  std::uint16_t place;     ///< 256 · token of the slab + channel or member
+  std::uint16_t residual;  ///< binary16
+
+  KVQ_HD constexpr int token() const { return place >> 8; }
+  KVQ_HD constexpr int channel() const { return place & 255; }
+};
+/// The place of a page's `token` and a channel or member.
+KVQ_HD constexpr std::uint16_t place_of(int token, int channel) {
+  return static_cast<std::uint16_t>(token % slab_tokens * 256 + channel);
+}
+static_assert(sizeof(slot_bounds) == 8 && sizeof(fragment_slot) == 4);
+
+/// The channels of a key as members of pairs: the pair's number, and 128 more for its second. For at most 256 channels.
+inline constexpr int second_member = 128;
+
+}  // namespace kvquant::cuda
