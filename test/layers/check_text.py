@@ -18,9 +18,10 @@ RULES = {
 
 
 def files(root: pathlib.Path) -> Iterator[pathlib.Path]:
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not SKIPPED_FOLDERS.match(name))
-        yield from (pathlib.Path(folder, name) for name in sorted(names))
+    for start in (root, root / "subprojects" / "ptxrun"):  # the subproject that is ours
+        for folder, folders, names in os.walk(start):
+            folders[:] = sorted(name for name in folders if not SKIPPED_FOLDERS.match(name))
+            yield from (pathlib.Path(folder, name) for name in sorted(names))
 
 
 def violations(root: pathlib.Path) -> list[str]:
