@@ -4,14 +4,16 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdio>
+#include <exception>
 #include <string>
 #include <type_traits>
 #include <vector>
 
 #include "backends/cuda/page_layout.hpp"
-#include "bench/support/cuda.hpp"
+#include "backends/cuda/supports.hpp"
 #include "kvquant/cache/kv_cache.hpp"
 #include "measure/choices.hpp"
+#include "measure/device.hpp"
 #include "measure/job.hpp"
 #include "measure/roof.hpp"
 
@@ -32,12 +34,6 @@ seal_job parse_job(std::string const& text) {
   auto const colon = text.find(':');
   require(colon != text.npos, errc::bad_value, "job \"", text, "\", expected SHAPE:TOKENS, as 32/8/128:4K");
   return {parse_shape(text.substr(0, colon)), parse_context(text.substr(colon + 1))};
-}
-
-std::vector<half> to_halves(std::vector<float> const& x) {
-  std::vector<half> halves(x.size());
-  std::transform(x.begin(), x.end(), halves.begin(), to_half);
-  return halves;
 }
 
 template <PackedSpec S>
@@ -126,12 +122,17 @@ void measure_job(seal_job const& what, double bandwidth) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  return bench::run_on_device("cuda_seal", [&] {
+  try {
+    require(cuda::missing_device().empty(), errc::unsupported, "needs ", cuda::missing_device());
     std::vector<std::string> jobs(argv + 1, argv + argc);
     if (jobs.empty()) jobs = {"32/32/128:4K", "32/8/128:4K", "32/8/128:512", "9/3/64:4K"};
-    double const bandwidth = bench::copy_bandwidth();
+    double const bandwidth = copy_bandwidth();
     std::printf("copies move %.0f GB/s\nshape      tokens  format   of a layer   of input   of it  a token\n",
                 bandwidth / 1e9);
     for (std::string const& job : jobs) measure_job(parse_job(job), bandwidth);
-  });
+    return 0;
+  } catch (std::exception const& failure) {
+    std::fprintf(stderr, "%s: %s\n", argv[0], failure.what());
+    return 1;
+  }
 }

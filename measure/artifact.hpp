@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kvquant/calibrate/artifact.hpp"
+#include "kvquant/core/half.hpp"
 #include "kvquant/core/view.hpp"
 #include "kvquant/format/uniform.hpp"
 #include "kvquant/quantize/outlier.hpp"
@@ -38,6 +39,12 @@ struct random_tokens {
     return x;
   }
 };
+
+inline std::vector<half> to_halves(std::vector<float> const& x) {
+  std::vector<half> halves(x.size());
+  std::transform(x.begin(), x.end(), halves.begin(), to_half);
+  return halves;
+}
 
 /// The range of each channel that leaves `fraction` of the tokens outside.
 inline std::vector<value_range> ranges_of(view2d<float const> keys, double fraction) {

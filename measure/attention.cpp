@@ -3,12 +3,9 @@
 #include <algorithm>
 #include <memory>
 #include <numeric>
-#include <utility>
+#include <vector>
 
-#include "backends/cpu/thread_pool.hpp"
 #include "kvquant/core/error.hpp"
-#include "measure/attention_subject.hpp"
-#include "measure/machine.hpp"
 #include "measure/roof.hpp"
 
 namespace kvquant::measure {
@@ -24,9 +21,9 @@ constexpr std::size_t fewest_rounds = 3;
 /// One format of a job, and how far its turns have come.
 class runner {
  public:
-  runner(job const& what, format_choice const& format, attention_options const& options)
-      : what_(what), format_(format), bytes_(bytes_per_call(what, format)) {
-    layers_ = static_cast<int>(std::clamp<std::size_t>((options.working_set + bytes_ - 1) / bytes_, 1, 1u << 16));
+  runner(job const& what, format_choice const& format, attention_target const& on, std::size_t working_set)
+      : what_(what), format_(format), bytes_(on.bytes_per_call(what, format)) {
+    layers_ = static_cast<int>(std::clamp<std::size_t>((working_set + bytes_ - 1) / bytes_, 1, on.most_layers));
   }
 
   std::size_t memory() const { return bytes_ * static_cast<std::size_t>(layers_); }
@@ -34,22 +31,19 @@ class runner {
   std::vector<double> const& seconds() const { return seconds_; }
 
   /// Fills the cache, compares with the reference, and finds out how many calls a turn of `seconds` takes.
-  void prepare(double seconds, executor_ref executor) {
-    subject_ = make_attention_subject(what_, format_, layers_);
-    error_ = subject_->relative_error(executor);
+  void prepare(attention_target const& on, double seconds) {
+    subject_ = on.make_subject(what_, format_, layers_);
+    error_ = subject_->relative_error();
     require(error_ <= largest_error, errc::bad_value, name(), ": attention is off by ", error_,
             " of its length, expected at most ", largest_error);
-    double const one = seconds_of([&] { next(executor); });
-    calls_ = static_cast<std::size_t>(std::clamp(seconds / one, 1.0, 1e6));
+    timed_calls const first = subject_->run(1);
+    calls_ = static_cast<std::size_t>(std::clamp(seconds / first.seconds * static_cast<double>(first.calls), 1.0, 1e6));
   }
 
-  /// One turn: calls on the layers that were read longest ago.
-  void turn(executor_ref executor) {
-    double const all = seconds_of([&] {
-      for (std::size_t call = 0; call < calls_; ++call) next(executor);
-    });
-    spent_ += all;
-    seconds_.push_back(all / static_cast<double>(calls_));
+  void turn() {
+    timed_calls const it = subject_->run(calls_);
+    spent_ += it.seconds;
+    seconds_.push_back(it.seconds / static_cast<double>(it.calls));
   }
 
   attention_result result(runner const& baseline, double bandwidth) const {
@@ -68,19 +62,18 @@ class runner {
 
  private:
   std::string name() const { return to_string(what_) + ", " + to_string(format_); }
-  void next(executor_ref executor) { subject_->attend(std::exchange(layer_, (layer_ + 1) % layers_), executor); }
 
   job const& what_;
   format_choice format_;
   std::size_t bytes_, calls_ = 1;
-  int layers_, layer_ = 0;
+  int layers_;
   std::unique_ptr<attention_subject> subject_;
   double error_ = 0, spent_ = 0;
   std::vector<double> seconds_;  // of one call, by round
 };
 
 /// Rounds until each runner has had its share, or all together more than theirs.
-void take_turns(std::span<runner> runners, attention_options const& options, executor_ref executor) {
+void take_turns(std::span<runner> runners, attention_options const& options) {
   auto const has_enough = [&](runner const& it) {
     return it.seconds().size() >= options.rounds && it.spent() >= options.seconds;
   };
@@ -88,36 +81,33 @@ void take_turns(std::span<runner> runners, attention_options const& options, exe
   for (std::size_t round = 0; !std::all_of(runners.begin(), runners.end(), has_enough); ++round) {
     if (round >= fewest_rounds && spent >= options.most_seconds) return;
     spent += seconds_of([&] {
-      for (runner& it : runners) it.turn(executor);
+      for (runner& it : runners) it.turn();
     });
   }
 }
 
 }  // namespace
 
-std::size_t cold_working_set() { return 2 * last_level_cache_bytes(); }
-
 attention_results measure_attention(job const& what, std::span<format_choice const> formats,
-                                    attention_options const& options, double bandwidth) {
+                                    attention_options const& options, attention_target const& on) {
   std::vector<runner> runners;
-  runners.emplace_back(what, baseline_format(), options);
+  std::size_t const working_set = options.working_set.value_or(on.cold_bytes);
+  runners.emplace_back(what, baseline_format(), on, working_set);
   for (format_choice const& format : formats)
-    if (format.spec != baseline_format().spec) runners.emplace_back(what, format, options);
+    if (format.spec != baseline_format().spec) runners.emplace_back(what, format, on, working_set);
   auto const mib = [](std::size_t bytes) { return bytes >> 20; };
   std::size_t const memory = std::accumulate(runners.begin(), runners.end(), std::size_t{0},
                                              [](std::size_t sum, runner const& it) { return sum + it.memory(); });
-  std::size_t const available = available_memory_bytes();
-  if (memory > available / 10 * 6)
+  if (memory > on.free_bytes / 10 * 6)
     return {{},
-            text(to_string(what), ": needs ", mib(memory), " MiB, more than 60 % of the ", mib(available),
+            text(to_string(what), ": needs ", mib(memory), " MiB, more than 60 % of the ", mib(on.free_bytes),
                  " MiB that are free")};
 
-  cpu::thread_pool pool(what.threads);
-  for (runner& it : runners) it.prepare(options.seconds / static_cast<double>(options.rounds), pool);
-  take_turns(runners, options, pool);
+  for (runner& it : runners) it.prepare(on, options.seconds / static_cast<double>(options.rounds));
+  take_turns(runners, options);
 
   attention_results all;
-  for (runner const& it : runners) all.results.push_back(it.result(runners.front(), bandwidth));
+  for (runner const& it : runners) all.results.push_back(it.result(runners.front(), on.bandwidth));
   return all;
 }
 

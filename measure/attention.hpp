@@ -4,24 +4,24 @@
 
 #include <cstddef>
 #include <limits>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "measure/attention_target.hpp"
 #include "measure/job.hpp"
 
 namespace kvquant::measure {
 
 struct attention_options {
-  double seconds = 0.3;         ///< of every format, at least
-  std::size_t rounds = 11;      ///< at least
-  std::size_t working_set = 0;  ///< bytes that the layers of a case hold at least
+  double seconds = 0.3;     ///< of every format, at least
+  std::size_t rounds = 11;  ///< at least
+  /// Bytes that the layers of a case hold at least; the target's `cold_bytes` where nothing is said.
+  std::optional<std::size_t> working_set = {};
   /// Of all formats together, after which three rounds are enough.
   double most_seconds = std::numeric_limits<double>::infinity();
 };
-
-/// Twice the last-level cache: what a layer reads is cold again when its turn comes.
-std::size_t cold_working_set();
 
 struct attention_result {
   std::string name;  ///< of the job and the format
@@ -30,7 +30,7 @@ struct attention_result {
   double ns_per_token_layer;  ///< of one token of one sequence
   std::size_t bytes;          ///< of one call
   double gigabytes_per_second;
-  double share_of_bandwidth;  ///< of what as many threads read
+  double share_of_bandwidth;  ///< of what the target reads
   double ratio_to_f16;        ///< how many times faster than the baseline: median over the rounds
   double error;               ///< relative L2 against the reference
 };
@@ -40,9 +40,9 @@ struct attention_results {
   std::string skipped;                    ///< why there are none
 };
 
-/// Checks each format, then times them. `bandwidth`: bytes per second that `what.threads` threads read. Skips what
-/// needs more than 60 % of the memory that is free; throws `bad_value` naming the case that differs from the reference.
+/// Checks each format, then times them. Skips what needs more than 60 % of the memory that is free; throws `bad_value`
+/// naming the case that differs from the reference.
 attention_results measure_attention(job const& what, std::span<format_choice const> formats,
-                                    attention_options const& options, double bandwidth);
+                                    attention_options const& options, attention_target const& on);
 
 }  // namespace kvquant::measure

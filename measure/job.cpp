@@ -79,8 +79,9 @@ std::string to_string(format_choice const& format) {
 format_choice baseline_format() { return {baseline_spec::name()}; }
 
 std::string to_string(job const& it) {
-  return text(to_string(it.shape), ' ', context_name(it.context), ", batch ", it.batch, ", ", it.threads,
-              it.threads == 1 ? " thread" : " threads");
+  std::string const calls = text(to_string(it.shape), ' ', context_name(it.context), ", batch ", it.batch);
+  if (it.threads == 0) return calls;
+  return text(calls, ", ", it.threads, it.threads == 1 ? " thread" : " threads");
 }
 
 std::vector<model_shape> default_shapes() {

@@ -38,7 +38,7 @@ struct job {
   model_shape shape;        ///< its number of layers is for the measurement to choose
   std::size_t context = 0;  ///< tokens in pages of each sequence; sink and tail come on top
   std::size_t batch = 1;
-  int threads = 1;
+  int threads = 1;  ///< of the CPU; 0: a device
 
   std::size_t tokens() const { return sink_tokens + context + tail_tokens; }
 };

@@ -21,6 +21,9 @@ inline std::size_t last_level_cache_bytes() {
   return largest > 0 ? largest : std::size_t{32} << 20;
 }
 
+/// What layers hold together so that one is cold again when its turn comes.
+inline std::size_t cold_working_set() { return 2 * last_level_cache_bytes(); }
+
 /// What the kernel would give without swapping; 4 GiB where Linux does not say.
 inline std::size_t available_memory_bytes() {
   std::ifstream in("/proc/meminfo");

@@ -55,11 +55,6 @@ class subject_of final : public sealing_subject {
     cache_.append(of, 0, view2d<half const>(k_.data(), tokens, input_.channels),
                   view2d<half const>(v_.data(), tokens, input_.channels));
   }
-  static std::vector<half> to_halves(std::vector<float> const& x) {
-    std::vector<half> halves(x.size());
-    std::transform(x.begin(), x.end(), halves.begin(), to_half);
-    return halves;
-  }
 
   random_tokens const& input_;
   std::vector<half> k_, v_;  // [tokens, kv_channels]

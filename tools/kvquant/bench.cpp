@@ -5,13 +5,14 @@
 #include <iterator>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "measure/attention.hpp"
+#include "measure/attention_target.hpp"
 #include "measure/choices.hpp"
-#include "measure/roof.hpp"
 #include "measure/sealing.hpp"
 #include "tools/kvquant/common.hpp"
 
@@ -23,13 +24,13 @@ using measure::attention_result, measure::format_choice, measure::job;
 
 struct bench_options {
   common_options common;
-  std::string isa;
+  std::string backend{measure::backend::name}, isa;
   std::vector<model_shape> shapes = measure::default_shapes();
   std::vector<format_choice> formats = measure::default_formats();
   std::vector<std::size_t> contexts = {std::size_t{1} << 13}, batches = {1};
   std::vector<int> threads = {1};
   double seconds = 0.3;
-  std::size_t working_set = measure::cold_working_set();
+  std::optional<std::size_t> working_set;
   bool sweep = false;
 };
 
@@ -73,26 +74,26 @@ std::vector<job> jobs_of(bench_options const& options) {
   return jobs;
 }
 
-/// Bytes per second by the number of threads.
-std::map<int, double> bandwidths(std::vector<int> const& threads) {
-  std::map<int, double> known;
-  for (int const count : threads) {
-    cpu::thread_pool pool(count);
-    known[count] = measure::read_bandwidth(pool);
-  }
-  return known;
+/// By the number of threads.
+std::map<int, measure::attention_target> targets_of(bench_options const& options) {
+  std::map<int, measure::attention_target> targets;
+  for (int const threads : options.threads) targets[threads] = measure::target_of(options.backend, threads);
+  return targets;
 }
 
 /// Before attention looks at what the machine can do.
 void use_isa(std::string const& name) { setenv("KVQUANT_ISA", name.c_str(), 1); }
 
-std::vector<std::string> isas_of(bench_options const& options) {
-  if (!options.isa.empty()) return {options.isa};
-  std::string const best(cpu::name_of(cpu::chosen_isa()));  // throws where there is none
-  return options.sweep ? measure::available_isa_names() : std::vector{best};
+bool on_cpu(bench_options const& options) { return options.backend == measure::backend::name; }
+
+/// Instructions of the CPU, or the device.
+std::vector<std::string> machines_of(bench_options const& options) {
+  if (on_cpu(options) && !options.isa.empty()) return {options.isa};
+  std::string const best = measure::machine_of(options.backend);  // throws where there is none
+  return on_cpu(options) && options.sweep ? measure::available_isa_names() : std::vector{best};
 }
 
-/// A result, and the instructions that it was measured with.
+/// A result, and the instructions or the device that it was measured with.
 struct attend_case {
   attention_result result;
   std::string isa;
@@ -103,7 +104,8 @@ struct attend_case {
 
 /// All that `bench attend` finds.
 struct attend_report {
-  std::map<int, double> bandwidth;
+  std::string backend;
+  std::map<int, double> bandwidth;  ///< bytes per second, by threads
   std::vector<attend_case> cases;
   std::vector<std::string> skipped;
 
@@ -124,19 +126,21 @@ struct attend_report {
 
 attend_report measure_all(bench_options const& options) {
   std::vector<job> const jobs = jobs_of(options);
-  std::vector<std::string> const isas = isas_of(options);
+  std::vector<std::string> const machines = machines_of(options);
   measure::attention_options how{.seconds = options.seconds, .working_set = options.working_set};
   double const asked = options.seconds * static_cast<double>(options.formats.size() + 1);
   if (options.sweep) how.most_seconds = std::max(10.0, asked);  // there are hundreds of cases
-  progress bar("measuring", isas.size() * jobs.size() + 1, options.common.quiet);
-  attend_report report{bandwidths(options.threads), {}, {}};
+  progress bar("measuring", machines.size() * jobs.size() + 1, options.common.quiet);
+  auto const targets = targets_of(options);
+  attend_report report{options.backend, {}, {}, {}};
+  for (auto const& [threads, on] : targets) report.bandwidth[threads] = on.bandwidth;
   bar.advance();
   for (job const& it : jobs)
-    for (std::string const& isa : isas) {
-      use_isa(isa);
-      auto const found = measure::measure_attention(it, options.formats, how, report.bandwidth.at(it.threads));
+    for (std::string const& machine : machines) {
+      if (on_cpu(options)) use_isa(machine);
+      auto const found = measure::measure_attention(it, options.formats, how, targets.at(it.threads));
       if (!found.skipped.empty()) report.skipped.push_back(found.skipped);
-      for (attention_result const& one : found.results) report.cases.push_back({one, isa});
+      for (attention_result const& one : found.results) report.cases.push_back({one, machine});
       bar.advance();
     }
   return report;
@@ -157,7 +161,7 @@ nlohmann::json to_json(attend_report const& report) {
                      {"ratio_to_f16", it.ratio_to_f16},
                      {"bytes", it.bytes},
                      {"error", it.error}});
-  return {{"backend", measure::backend::name},
+  return {{"backend", report.backend},
           {"bandwidth_gbps", bandwidth},
           {"cases", cases},
           {"slower_than_f16", report.slower()},
@@ -196,9 +200,14 @@ void print_verdict(attend_report const& report) {
              least.full_name());
 }
 
+std::string reader_of(int threads) {
+  if (threads == 0) return "copies on the device move";
+  return fmt::format("{} {} read", threads, threads == 1 ? "thread" : "threads");
+}
+
 void print_report(attend_report const& report, bool sweep) {
   for (auto const& [threads, bytes_per_second] : report.bandwidth)
-    fmt::print("{} {} read {:.1f} GB/s\n", threads, threads == 1 ? "thread" : "threads", bytes_per_second / 1e9);
+    fmt::print("{} {:.1f} GB/s\n", reader_of(threads), bytes_per_second / 1e9);
   sweep ? print_ratios(report) : print_cases(report);
   for (std::string const& it : report.skipped) fmt::print("skipped: {}\n", it);
   if (sweep) print_verdict(report);
@@ -238,7 +247,7 @@ void add_shared(CLI::App& command, bench_options& options) {
       ->type_name("Q/KV/D");
   add_list(command, "--formats", options.formats,
            "formats beside f16, with a share of outliers or without: nuq4,nuq3-1%", measure::parse_format_choice);
-  command.add_option("--isa", options.isa, "instructions to use instead of the machine's best")
+  command.add_option("--isa", options.isa, "instructions of the CPU to use instead of its best")
       ->envname("KVQUANT_ISA")
       ->check(CLI::IsMember(std::vector<std::string>(measure::isa_names.begin(), measure::isa_names.end())));
   command.add_option("--seconds", options.seconds, "time to spend on every format of a case, at least")
@@ -255,17 +264,24 @@ void add_attend(CLI::App& bench) {
   auto* const contexts = add_list(*command, "--context", options->contexts, "tokens in pages, as in 256 or 8K,32K",
                                   measure::parse_context);
   add_list(*command, "--batch", options->batches, "sequences that one call serves", parse_count);
-  add_list(*command, "--threads", options->threads, "worker threads", parse_count);
+  auto* const threads = add_list(*command, "--threads", options->threads, "worker threads of the CPU", parse_count);
+  command->add_option("--backend", options->backend, "where attention runs")
+      ->check(CLI::IsMember(measure::attention_backends()))
+      ->capture_default_str();
   command
       ->add_option("--working-set", options->working_set,
                    "bytes that the layers of a case hold at least; 0: one layer, whose bytes stay in the machine's "
-                   "caches if they fit (twice the last-level cache)")
+                   "caches if they fit (default: twice the last-level cache of a CPU, eight times a device's)")
       ->check(CLI::Range(std::size_t{0}, std::size_t{1} << 40));
   command
       ->add_flag("--sweep", options->sweep,
                  "is anything slower than f16? Contexts from 256 to 32K, with all instructions that the machine has")
       ->excludes(contexts);
-  command->callback([options, formats] {
+  command->callback([options, formats, threads] {
+    if (!on_cpu(*options)) {
+      if (!threads->empty()) throw CLI::ValidationError("--threads: of the CPU, not of --backend " + options->backend);
+      options->threads = {0};
+    }
     if (options->sweep) options->contexts = measure::sweep_contexts();
     if (options->sweep && formats->empty()) options->formats = measure::sweep_formats();
     bench_attend(*options);

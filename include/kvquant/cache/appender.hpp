@@ -108,7 +108,7 @@ class host_appender {
       tail += rows;
       seal(work, {work.tail_k, fresh, channels()}, {work.tail_v, fresh, channels()}, reused, before,
            work.slab + block * options_.block_bytes(), executor);
-      for (half* const it : {work.tail_k, work.tail_v})  // what has not been sealed moves to the front
+      for (half* const it : std::array{work.tail_k, work.tail_v})  // what has not been sealed moves to the front
         std::copy(it + fresh * channels(), it + tail * channels(), it);
       tail -= fresh;
       reused = 0;
