@@ -123,7 +123,7 @@ void measure_job(seal_job const& what, double bandwidth) {
 
 int main(int argc, char** argv) {
   try {
-    require(cuda::missing_device().empty(), errc::unsupported, "needs ", cuda::missing_device());
+    require_device();
     std::vector<std::string> jobs(argv + 1, argv + argc);
     if (jobs.empty()) jobs = {"32/32/128:4K", "32/8/128:4K", "32/8/128:512", "9/3/64:4K"};
     double const bandwidth = copy_bandwidth();

@@ -115,7 +115,7 @@ class subject_of final : public attention_subject {
 }  // namespace
 
 attention_target cuda_target() {
-  require(cuda::missing_device().empty(), errc::unsupported, "CUDA backend: needs ", cuda::missing_device());
+  require_device();
   return {.bandwidth = copy_bandwidth(),
           .free_bytes = free_device_bytes(),
           .cold_bytes = 8 * static_cast<std::size_t>(cuda::device_attribute(cudaDevAttrL2CacheSize)),

@@ -8,11 +8,18 @@
 
 #include "backends/cuda/launch/block_shape.hpp"
 #include "backends/cuda/memory.hpp"
+#include "backends/cuda/supports.hpp"
 
 namespace kvquant::measure {
 
-/// "sm_90"
+/// Throws `errc::unsupported` where there is no device.
+inline void require_device() {
+  require(cuda::missing_device().empty(), errc::unsupported, "CUDA backend: needs ", cuda::missing_device());
+}
+
+/// "sm_90". Throws `errc::unsupported` where there is no device.
 inline std::string device_architecture() {
+  require_device();
   return text("sm_", cuda::device_attribute(cudaDevAttrComputeCapabilityMajor),
               cuda::device_attribute(cudaDevAttrComputeCapabilityMinor));
 }

@@ -107,6 +107,7 @@ class attention {
     to.page_ids.clear();
     for (attend_args const& it : batch)
       to.page_ids.insert(to.page_ids.end(), it.cache.pages.begin(), it.cache.pages.end());
+    to.page_ids.resize(to.page_ids.size() + spare_page_ids);
     to.pages.upload(to.page_ids, on);
     page_id const* pages = to.pages.data();
     for (std::size_t i = 0; i < batch.size(); ++i) {

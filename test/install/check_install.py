@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Installs into a temporary prefix, moves it, and builds and runs a small consumer against it.
 
-Usage: check_install.py {pkg-config|cmake|subproject} SOURCE BUILD CXX...
+Usage: check_install.py {pkg-config|cmake|subproject|cuda-pkg-config|cuda-cmake} SOURCE BUILD CXX...
 Exits with 77 (skipped) where the tool that is being tested with is missing.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -43,28 +44,30 @@ def install(build: pathlib.Path, work: pathlib.Path) -> pathlib.Path:
     return moved
 
 
-def write_project(work: pathlib.Path, build_file: str, name: str) -> pathlib.Path:
+def write_project(work: pathlib.Path, consumer: str, build_file: str, name: str) -> pathlib.Path:
     project = work / "consumer"
     project.mkdir()
-    shutil.copy(HERE / "consumer.cpp", project)
+    shutil.copy(HERE / consumer, project)
     shutil.copy(HERE / build_file, project / name)
     return project
 
 
-def with_pkg_config(work: pathlib.Path, source: pathlib.Path, build: pathlib.Path, cxx: list[str]) -> pathlib.Path:
+def with_pkg_config(work: pathlib.Path, source: pathlib.Path, build: pathlib.Path, cxx: list[str],
+                    package: str = "kvquant", consumer: str = "consumer") -> pathlib.Path:
     tool = need("pkg-config")
     prefix = install(build, work)
-    where = prefix / "share" / "pkgconfig"
-    query = [tool, f"--define-variable=prefix={prefix}", "--cflags", "--libs", "kvquant"]
-    flags = run(*query, env={**os.environ, "PKG_CONFIG_PATH": str(where)}).split()
-    run(*cxx, "-std=c++20", *flags, HERE / "consumer.cpp", "-o", work / "program")
+    where = ":".join(str(it.parent) for it in prefix.rglob("*.pc"))
+    query = [tool, f"--define-variable=prefix={prefix}", "--cflags", "--libs", package]
+    flags = run(*query, env={**os.environ, "PKG_CONFIG_PATH": where}).split()
+    run(*cxx, "-std=c++20", HERE / f"{consumer}.cpp", *flags, "-o", work / "program")
     return work / "program"
 
 
-def with_cmake(work: pathlib.Path, source: pathlib.Path, build: pathlib.Path, cxx: list[str]) -> pathlib.Path:
+def with_cmake(work: pathlib.Path, source: pathlib.Path, build: pathlib.Path, cxx: list[str],
+               consumer: str = "consumer") -> pathlib.Path:
     tool = need("cmake")
     prefix = install(build, work)
-    project = write_project(work, "consumer.cmake", "CMakeLists.txt")
+    project = write_project(work, f"{consumer}.cpp", f"{consumer}.cmake", "CMakeLists.txt")
     run(tool, "-S", project, "-B", work / "out", f"-DCMAKE_PREFIX_PATH={prefix}", env={**os.environ, "CXX": cxx[-1]})
     run(tool, "--build", work / "out")
     return work / "out" / "consumer"
@@ -72,7 +75,7 @@ def with_cmake(work: pathlib.Path, source: pathlib.Path, build: pathlib.Path, cx
 
 def with_subproject(work: pathlib.Path, source: pathlib.Path, build: pathlib.Path, cxx: list[str]) -> pathlib.Path:
     tool = need("meson")
-    project = write_project(work, "consumer.meson", "meson.build")
+    project = write_project(work, "consumer.cpp", "consumer.meson", "meson.build")
     shutil.copytree(source, project / "subprojects" / "kvquant", ignore=IGNORED)
     run(tool, "setup", work / "out", project, env={**os.environ, "CXX": " ".join(cxx)})
     targets = [target["name"] for target in json.loads(run(tool, "introspect", "--targets", work / "out"))]
@@ -82,14 +85,21 @@ def with_subproject(work: pathlib.Path, source: pathlib.Path, build: pathlib.Pat
     return work / "out" / "consumer"
 
 
-WAYS = {"pkg-config": with_pkg_config, "cmake": with_cmake, "subproject": with_subproject}
+WAYS = {
+    "pkg-config": with_pkg_config,
+    "cmake": with_cmake,
+    "subproject": with_subproject,
+    "cuda-pkg-config": functools.partial(with_pkg_config, package="kvquant-cuda", consumer="cuda_consumer"),
+    "cuda-cmake": functools.partial(with_cmake, consumer="cuda_consumer"),
+}
+NO_DEVICE = {"CUDA_VISIBLE_DEVICES": ""}
 
 
 def main() -> int:
     way, source, build, *cxx = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
         program = WAYS[way](pathlib.Path(folder), pathlib.Path(source), pathlib.Path(build), cxx)
-        print(run(program), end="")
+        print(run(program, env={**os.environ, **NO_DEVICE}), end="")
     return 0
 
 

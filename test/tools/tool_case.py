@@ -77,7 +77,7 @@ class ToolCase(unittest.TestCase):
 
     def run_tool(self, *words: str | pathlib.Path, **options) -> subprocess.CompletedProcess:
         return subprocess.run([KVQUANT, *map(str, words)], capture_output=True, text=True, stdin=subprocess.DEVNULL,
-                              cwd=self.folder, timeout=60, **options)
+                              cwd=self.folder, timeout=600, **options)
 
     def succeed(self, *words: str | pathlib.Path, **options) -> str:
         """Standard output. Standard error, which is no terminal here, stays empty."""

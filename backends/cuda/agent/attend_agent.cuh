@@ -94,7 +94,7 @@ class attend_agent {
     for_each_tile(run, [&](int tile, std::byte const* queries) {
       staged_slab const it = ring.next();
       codes const mine(it.codes, levels_);
-      float scales[2] = {1, 1}, zeros[2] = {0, 0};
+      float scales[2] = {2, 2}, zeros[2] = {0, 0};
       if constexpr (Config.scaled()) load_ranges(it.codes, scales, zeros);
       float scores[4];
       score<Config.scaled()>(mine, queries, scores);
@@ -111,7 +111,7 @@ class attend_agent {
       if (token >= run.tokens) return;
       std::size_t const at = static_cast<std::size_t>(token) * row + static_cast<std::size_t>(kv_head_ * d);
       exact_rows<d> const mine(params_.model, run.k + at, run.v + at, row, run.tokens - token);
-      float const scales[2] = {1, 1}, zeros[2] = {0, 0};
+      float const scales[2] = {2, 2}, zeros[2] = {0, 0};
       float scores[4];
       score<false>(mine, queries, scores);
       attend(mine, tile, scores, scales, zeros);
@@ -122,35 +122,40 @@ class attend_agent {
   template <class F>
   __device__ __forceinline__ void for_each_tile(token_run const& run, F&& f) {
     int const chunk = static_cast<int>(params_.tiles_per_chunk);
-    int const query_bytes = shared_plan::query_bytes(Config, columns_);
+    int const step = page_lanes() * shared_plan::query_bytes(Config, columns_);
+    std::byte const* const mine =
+        shared_ + plan_.queries + page_lane() * shared_plan::query_bytes(Config, columns_);
     for (int first = 0; first < run.tiles; first += chunk) {
       int const count = min(chunk, run.tiles - first);
       if (first > 0) __syncthreads();
       queries_.turn_to(run.first_tile + first, count, columns());
       __syncthreads();
-      for (int i = page_lane(); i < count; i += page_lanes())
-        f(run.first_tile + first + i, shared_ + plan_.queries + i * query_bytes);
+      std::byte const* queries = mine;
+      for (int i = page_lane(); i < count; i += page_lanes(), queries += step) f(run.first_tile + first + i, queries);
     }
   }
 
   /// The first token of the warp's slab, counted from the run's first.
   __device__ __forceinline__ int first_token(int tile) const { return (tile * slabs_per_page + slab()) * slab_tokens; }
 
-  /// Scale and zero of the values of tokens g and g + 8: those that take their range to [-1, 1].
-  __device__ __forceinline__ void load_ranges(std::byte const* stage, float (&scales)[2], float (&zeros)[2]) const {
-    auto const* const ranges = reinterpret_cast<word const*>(stage + params_.offsets.slab_ranges);
+  /// Twice the scale and the zero of the values of tokens g and g + 8: those that take their range to [-1, 1].
+  /// `codes`: the lane's first 16 bytes of the slab.
+  __device__ __forceinline__ void load_ranges(std::byte const* codes, float (&scales)[2], float (&zeros)[2]) const {
+    constexpr int at = static_cast<int>(fragment_offsets(Config.bits, d, 0, 0).slab_ranges);
+    auto const* const ranges = reinterpret_cast<word const*>(codes + (lane() & ~3) - lane() * 16 + at);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      float2 const range = __half22float2(as_half2(ranges[lane() / 4 + 8 * i]));
-      scales[i] = (range.y - range.x) / 2;
-      zeros[i] = (range.y + range.x) / 2;
+      float2 const range = __half22float2(as_half2(ranges[8 * i]));
+      scales[i] = range.y - range.x;
+      zeros[i] = range.y + range.x;
     }
   }
 
   /// Keys, scaled and turned by their place in the page, times the tile's queries.
   template <bool Scaled, class Slab>
   __device__ __forceinline__ void score(Slab const& mine, std::byte const* queries, float (&scores)[4]) const {
-    float sums[2][4] = {};
+#pragma unroll
+    for (float& it : scores) it = 0;
     std::byte const* const from = queries + lane_query_;
     uint4 q{};
 #pragma unroll
@@ -159,11 +164,9 @@ class attend_agent {
       mine.keys(i, keys);
       if constexpr (Scaled) scale_keys(i, keys);
       turn_keys(angles()[i * warp_lanes + lane()], keys);
-      if (i % 2 == 0) q = two_fragments(from + i / 2 * columns_ * 64, i + 1 < fragments);
-      arch::mma(sums[i % 2], keys, i % 2 ? q.z : q.x, i % 2 ? q.w : q.y);
+      if (i % 2 == 0) q = two_fragments(from + i / 2 * 64, i + 1 < fragments);
+      arch::mma(scores, keys, i % 2 ? q.z : q.x, i % 2 ? q.w : q.y);
     }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) scores[i] = sums[0][i] + sums[1][i];
   }
 
   /// Where the second is missing it has never been written.
@@ -194,15 +197,16 @@ class attend_agent {
   /// What the lane is to know of the run's columns: those two that it has scores of, and all together.
   __device__ void set_lane_columns() {
     int const mask = columns_ - 1;
-    lane_query_ = ((lane() / 4 & mask) * 4 + lane() % 4) * 16;
+    lane_query_ = (lane() / 4 & mask) * shared_plan::query_column_bytes(d, columns_) + lane() % 4 * 16;
 #pragma unroll
     for (int i = 0; i < 2; ++i) scales_[i] = columns()[(lane() % 4 * 2 + i) & mask].scale;
-    all_see_from_ = columns()[0].first;
-    all_see_to_ = columns()[0].last;
+    int from = columns()[0].first, to = columns()[0].last;
     for (int i = 1; i < columns_; ++i) {
-      all_see_from_ = max(all_see_from_, columns()[i].first);
-      all_see_to_ = min(all_see_to_, columns()[i].last);
+      from = max(from, columns()[i].first);
+      to = min(to, columns()[i].last);
     }
+    seen_from_ = (from + slab_tokens - 1) / slab_tokens;
+    seen_slabs_ = static_cast<unsigned>(max(to / slab_tokens - seen_from_, 0));
   }
 
   /// Scores of tokens that a query does not see, from the slab's first on.
@@ -221,8 +225,8 @@ class attend_agent {
                                          float const (&zeros)[2]) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) scores[i] *= scales_[i % 2];
-    int const token = first_token(tile);
-    if (token < all_see_from_ || token + slab_tokens > all_see_to_) hide(token, scores);
+    if (static_cast<unsigned>(tile * slabs_per_page + slab() - seen_from_) >= seen_slabs_)
+      hide(first_token(tile), scores);
     softmax_.step(scores, scales);
     softmax_.add_values(mine, scores, scales, zeros);
   }
@@ -265,9 +269,10 @@ class attend_agent {
   std::byte* shared_;
   levels levels_;
   query_rows<d> queries_;
-  int lane_query_;                 // bytes from a tile's queries to those of the lane
-  float scales_[2];                // of the lane's columns
-  int all_see_from_, all_see_to_;  // tokens of the run that every column sees
+  int lane_query_;       // bytes from a tile's queries to those of the lane
+  float scales_[2];      // of the lane's columns
+  int seen_from_;        // slabs of the run whose tokens every column sees: the first,
+  unsigned seen_slabs_;  // and how many
   warp_softmax<d> softmax_;
 };
 

@@ -64,7 +64,8 @@ class query_rows {
 
   /// All threads: the queries of tiles [first, first + count), counted from the run's first.
   __device__ void turn_to(int first, int count, query_column const* info) const {
-    constexpr int twos = pairs / 2, fragment_pairs = (HeadDim / 16 + 1) / 2;
+    constexpr int twos = pairs / 2;
+    int const column_bytes = shared_plan::query_column_bytes(HeadDim, columns_);
     for (int i = static_cast<int>(threadIdx.x); i < count * columns_ * twos; i += static_cast<int>(blockDim.x)) {
       int const two = i % twos, column = i / twos % columns_, tile = i / twos / columns_;
       int const page = max(info[column].turn + (item_.rotated ? 1 : -1) * (first + tile), 0);
@@ -73,7 +74,7 @@ class query_rows {
       float2 const a = turned({members.x, members.y}, {turns.x, turns.y}, direction());
       float2 const b = turned({members.z, members.w}, {turns.z, turns.w}, direction());
       int const fragment = two / 4;
-      std::byte* const to = queries_ + ((tile * fragment_pairs + fragment / 2) * columns_ + column) * 64 + two % 4 * 16;
+      std::byte* const to = queries_ + (tile * columns_ + column) * column_bytes + fragment / 2 * 64 + two % 4 * 16;
       reinterpret_cast<uint2*>(to)[fragment % 2] =
           make_uint2(as_word(__floats2half2_rn(a.x, b.x)), as_word(__floats2half2_rn(a.y, b.y)));
     }

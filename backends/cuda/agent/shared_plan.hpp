@@ -39,6 +39,10 @@ struct attend_config {
   KVQ_HD constexpr std::size_t slot_scratch_bytes() const { return sparse() ? 512 + 64 : 0; }
 };
 
+/// Ids that a table of pages has room for behind its last: they are read ahead whether they are there or not, by as many
+/// slabs as a warp has under way and one more.
+inline constexpr int spare_page_ids = (3 + 1) * 16 / slabs_per_page;
+
 /// One query's part of a block's work.
 struct query_column {
   float scale;               ///< of what the tensor cores give: score in powers of 2
@@ -63,9 +67,14 @@ struct shared_plan {
     end = end > merging ? end : merging;
   }
 
-  /// Queries turned to one tile, as second operands: [head_dim / 32, rounded up][columns][4] of 16 bytes.
+  /// A query turned to one tile, as second operand: [head_dim / 32, rounded up][4] of 16 bytes. Of several columns two
+  /// neighbours are read together, and must not meet in a bank: they are an odd number of 64 bytes apart.
+  static KVQ_HD constexpr int query_column_bytes(int head_dim, int column_count) {
+    int const pieces = (head_dim / 16 + 1) / 2;
+    return (column_count > 1 ? pieces | 1 : pieces) * 64;
+  }
   static KVQ_HD constexpr int query_bytes(attend_config const& config, int column_count) {
-    return (config.fragments() + 1) / 2 * column_count * 64;
+    return query_column_bytes(config.head_dim, column_count) * column_count;
   }
 
  private:

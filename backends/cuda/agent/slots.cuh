@@ -100,11 +100,12 @@ class slab_slots {
     float const wide = __half2float(__ushort_as_half(it.residual)) * inverse_unit_;
     float const residual = fminf(fmaxf(wide, -largest), largest);
     float const of_first = residual * (second ? -sin : cos), of_second = residual * (second ? cos : sin);
-    std::byte const* const from = queries + fragment / 2 * columns * 64 + two * 16 + fragment % 2 * 8;
+    std::byte const* const from = queries + fragment / 2 * 64 + two * 16 + fragment % 2 * 8;
     float sums[columns];
 #pragma unroll
     for (int column = 0; column < columns; ++column) {
-      uint2 const q = *reinterpret_cast<uint2 const*>(from + column * 64);
+      uint2 const q = *reinterpret_cast<uint2 const*>(
+          from + column * shared_plan::query_column_bytes(Config.head_dim, columns));
       sums[column] = of_first * member(q.x, pair) + of_second * member(q.y, pair);
     }
     auto const both = [&](int i) { return as_word(__floats2half2_rn(sums[i % columns], sums[(i + 1) % columns])); };

@@ -19,22 +19,22 @@ class warp_softmax {
  public:
   static constexpr int fragments = HeadDim / 16;
 
-  /// `scores` of rows g, g + 8 by columns (see `arch::mma`), `scales` of the values of tokens g and g + 8. After it
-  /// holds p.
+  /// `scores` of rows g, g + 8 by columns (see `arch::mma`), `scales` twice those of the values of tokens g and g + 8.
+  /// After it holds p.
   __device__ __forceinline__ void step(float (&scores)[4], float const (&scales)[2]) {
     float const largest[2] = {fmaxf(scores[0], scores[2]), fmaxf(scores[1], scores[3])};
     seen_[0] = fmaxf(seen_[0], largest[0]);
     seen_[1] = fmaxf(seen_[1], largest[1]);
     float const excess = fmaxf(largest[0] - reference_[0], largest[1] - reference_[1]);
     float const scale = fmaxf(scales[0], scales[1]);
-    if (__any_sync(~0u, excess > 8 || scale * inverse_unit_ > 16)) raise(scale);
+    if (__any_sync(~0u, excess > 8 || scale * inverse_unit_ > 32)) raise(scale);
 #pragma unroll
     for (int i = 0; i < 4; ++i) scores[i] = arch::exp2(scores[i] - reference_[i % 2]);
     sum_[0] += scores[0] + scores[2];
     sum_[1] += scores[1] + scores[3];
   }
 
-  /// o += values · (p · scale); `zeros`: of the tokens' values.
+  /// o += values · (p · scale); `zeros`: twice those of the tokens' values.
   template <class Slab>
   __device__ __forceinline__ void add_values(Slab const& slab, float const (&p)[4], float const (&scales)[2],
                                              float const (&zeros)[2]) {
@@ -50,9 +50,9 @@ class warp_softmax {
   template <class Fragment>
   __device__ __forceinline__ void add_rows(float (&rows)[4], Fragment&& fragment) {
     float const largest = fmaxf(fmaxf(fabsf(rows[0]), fabsf(rows[1])), fmaxf(fabsf(rows[2]), fabsf(rows[3])));
-    if (__any_sync(~0u, largest * inverse_unit_ > largest_operand)) widen(largest / largest_operand);
+    if (__any_sync(~0u, largest * 2 * inverse_unit_ > largest_operand)) widen(2 * largest / largest_operand);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) rows[i] *= inverse_unit_;
+    for (int i = 0; i < 4; ++i) rows[i] *= 2 * inverse_unit_;
     add(as_operand(rows[0], rows[1]), as_operand(rows[2], rows[3]), fragment);
   }
 
@@ -80,8 +80,8 @@ class warp_softmax {
       }
 #pragma unroll
       for (int fragment = 0; fragment < fragments; ++fragment) {
-        to[2 + fragment * 16 + lane / 4] = (o_[fragment][i] * unit_ + zero_sum_[i]) * factor;
-        to[2 + fragment * 16 + lane / 4 + 8] = (o_[fragment][i + 2] * unit_ + zero_sum_[i]) * factor;
+        to[2 + fragment * 16 + lane / 4] = (o_[fragment][i] * unit_ + zero_sum_[i]) * (factor / 2);
+        to[2 + fragment * 16 + lane / 4 + 8] = (o_[fragment][i + 2] * unit_ + zero_sum_[i]) * (factor / 2);
       }
     }
   }
@@ -140,9 +140,9 @@ class warp_softmax {
       for (int i = 0; i < 4; ++i) o_[fragment][i] *= ratio;
   }
 
-  float o_[fragments][4] = {};  // channels by columns
+  float o_[fragments][4] = {};  // channels by columns, over half of the unit
   float reference_[2] = {nothing, nothing}, seen_[2] = {nothing, nothing};
-  float sum_[2] = {}, zero_sum_[2] = {};
+  float sum_[2] = {}, zero_sum_[2] = {};  // of p, and of p times twice the values' zeros
   float unit_ = 0, inverse_unit_ = 1;
 };
 

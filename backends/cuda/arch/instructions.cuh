@@ -51,14 +51,15 @@ __device__ __forceinline__ void load_transposed(word (&out)[4], word address) {
                : "memory");
 }
 
-/// Copies that go on while the thread does; `Bytes` is 4 or 16, and of 16 none stays in the first-level cache.
-template <int Bytes>
-__device__ __forceinline__ void copy_async(void* shared, void const* global) {
-  word const to = shared_address(shared);
+/// Copies that go on while the thread does, from `Offset` bytes behind one address to as far behind another. `Bytes` is 4
+/// or 16, and of 16 none stays in the first-level cache.
+template <int Bytes, int Offset = 0>
+__device__ __forceinline__ void copy_async(word shared, void const* global) {
   if constexpr (Bytes == 16)
-    asm volatile("cp.async.cg.shared.global [%0],[%1],16;" ::"r"(to), "l"(global) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0+%2],[%1+%2],16;" ::"r"(shared), "l"(global), "n"(Offset) : "memory");
   else
-    asm volatile("cp.async.ca.shared.global [%0],[%1],%2;" ::"r"(to), "l"(global), "n"(Bytes) : "memory");
+    asm volatile("cp.async.ca.shared.global [%0+%3],[%1+%3],%2;" ::"r"(shared), "l"(global), "n"(Bytes), "n"(Offset)
+                 : "memory");
 }
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Until at most `Groups` of this thread's latest commits are under way.

@@ -13,9 +13,10 @@ class slab_codes {
   static constexpr int fragments = HeadDim / 16;  // of each side
   using levels = typename levels_for<Bits>::type;
 
-  __device__ __forceinline__ slab_codes(std::byte const* slab, levels const& table) : table_(table) {
+  /// `mine`: the lane's first 16 bytes of a slab.
+  __device__ __forceinline__ slab_codes(std::byte const* mine, levels const& table) : table_(table) {
     word packed[words];
-    load(slab, packed);
+    load(mine, packed);
     unpack(packed);
   }
 
@@ -29,18 +30,18 @@ class slab_codes {
  private:
   static constexpr int words = slab_words(Bits, HeadDim), chunks = words / 4, nibble_words = 2 * fragments;
 
-  static __device__ __forceinline__ void load(std::byte const* slab, word (&packed)[words]) {
-    unsigned const lane = threadIdx.x % warp_lanes;
+  static __device__ __forceinline__ void load(std::byte const* mine, word (&packed)[words]) {
 #pragma unroll
     for (int chunk = 0; chunk < chunks; ++chunk) {
-      uint4 const it = reinterpret_cast<uint4 const*>(slab)[chunk * warp_lanes + lane];
+      uint4 const it = reinterpret_cast<uint4 const*>(mine)[chunk * warp_lanes];
       packed[4 * chunk] = it.x;
       packed[4 * chunk + 1] = it.y;
       packed[4 * chunk + 2] = it.z;
       packed[4 * chunk + 3] = it.w;
     }
 #pragma unroll
-    for (int i = 4 * chunks; i < words; ++i) packed[i] = reinterpret_cast<word const*>(slab)[i * warp_lanes + lane];
+    for (int i = 4 * chunks; i < words; ++i)
+      packed[i] = reinterpret_cast<word const*>(mine - threadIdx.x % warp_lanes * 12)[i * warp_lanes];
   }
 
   __device__ __forceinline__ void unpack(word const (&packed)[words]) {
@@ -81,8 +82,8 @@ class slab_codes<16, HeadDim> {
     __device__ levels(word const*, std::byte*) {}
   };
 
-  __device__ __forceinline__ slab_codes(std::byte const* slab, levels const&)
-      : chunks_(reinterpret_cast<uint4 const*>(slab) + threadIdx.x % warp_lanes) {}
+  __device__ __forceinline__ slab_codes(std::byte const* mine, levels const&)
+      : chunks_(reinterpret_cast<uint4 const*>(mine)) {}
 
   __device__ __forceinline__ void keys(int fragment, word (&out)[4]) const { read(fragment, out); }
   __device__ __forceinline__ void values(int fragment, word (&out)[4]) const { read(fragments + fragment, out); }
