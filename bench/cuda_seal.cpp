@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "backends/cuda/page_layout.hpp"
-#include "backends/cuda/supports.hpp"
 #include "kvquant/cache/kv_cache.hpp"
 #include "measure/choices.hpp"
 #include "measure/device.hpp"

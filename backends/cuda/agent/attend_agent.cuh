@@ -123,8 +123,7 @@ class attend_agent {
   __device__ __forceinline__ void for_each_tile(token_run const& run, F&& f) {
     int const chunk = static_cast<int>(params_.tiles_per_chunk);
     int const step = page_lanes() * shared_plan::query_bytes(Config, columns_);
-    std::byte const* const mine =
-        shared_ + plan_.queries + page_lane() * shared_plan::query_bytes(Config, columns_);
+    std::byte const* const mine = shared_ + plan_.queries + page_lane() * shared_plan::query_bytes(Config, columns_);
     for (int first = 0; first < run.tiles; first += chunk) {
       int const count = min(chunk, run.tiles - first);
       if (first > 0) __syncthreads();

@@ -39,8 +39,8 @@ struct attend_config {
   KVQ_HD constexpr std::size_t slot_scratch_bytes() const { return sparse() ? 512 + 64 : 0; }
 };
 
-/// Ids that a table of pages has room for behind its last: they are read ahead whether they are there or not, by as many
-/// slabs as a warp has under way and one more.
+/// Ids that a table of pages has room for behind its last: they are read ahead whether they are there or not, by as
+/// many slabs as a warp has under way and one more.
 inline constexpr int spare_page_ids = (3 + 1) * 16 / slabs_per_page;
 
 /// One query's part of a block's work.

@@ -87,8 +87,8 @@ class slab_ring {
     return reinterpret_cast<slot_bounds const*>(page(id) + params_.offsets.slot_bounds)[slab_];
   }
 
-  /// The next slab of the warp, the `place`-th of those under way; a commit for every one, there or not, so that waiting
-  /// can count.
+  /// The next slab of the warp, the `place`-th of those under way; a commit for every one, there or not, so that
+  /// waiting can count.
   __device__ __forceinline__ void issue(std::byte* to, int place) {
     std::uint32_t const now = ids_ahead_[0];
     slot_bounds const bounds = next_bounds_;
@@ -101,7 +101,8 @@ class slab_ring {
       if constexpr (Config.sparse()) {
         under_way_[place] = {now, bounds};
         copy_slots(slots_of(to), page(now) + params_.offsets.k_slots, bounds.k_first, bounds.k_last);
-        copy_slots(slots_of(to) + Config.staged_slots(), page(now) + params_.offsets.v_slots, bounds.v_first, bounds.v_last);
+        copy_slots(slots_of(to) + Config.staged_slots(), page(now) + params_.offsets.v_slots, bounds.v_first,
+                   bounds.v_last);
       }
     }
     ++next_;
@@ -130,7 +131,8 @@ class slab_ring {
   int stride_, slab_, count_, next_ = 0;
   std::byte const* head_;  // of the KV head in the first block
   std::uint32_t block_bytes_;
-  std::byte *stage_, *last_, *spare_;  // stages, as the lane's part of each: the next, the ring's last, the one that was read
+  std::byte *stage_, *last_,
+      *spare_;  // stages, as the lane's part of each: the next, the ring's last, the one that was read
   std::uint32_t ids_ahead_[2];
   slot_bounds next_bounds_;
   under_way under_way_[Config.stages()]{};  // the oldest first

@@ -104,8 +104,8 @@ class slab_slots {
     float sums[columns];
 #pragma unroll
     for (int column = 0; column < columns; ++column) {
-      uint2 const q = *reinterpret_cast<uint2 const*>(
-          from + column * shared_plan::query_column_bytes(Config.head_dim, columns));
+      uint2 const q =
+          *reinterpret_cast<uint2 const*>(from + column * shared_plan::query_column_bytes(Config.head_dim, columns));
       sums[column] = of_first * member(q.x, pair) + of_second * member(q.y, pair);
     }
     auto const both = [&](int i) { return as_word(__floats2half2_rn(sums[i % columns], sums[(i + 1) % columns])); };

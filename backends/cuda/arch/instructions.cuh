@@ -51,8 +51,8 @@ __device__ __forceinline__ void load_transposed(word (&out)[4], word address) {
                : "memory");
 }
 
-/// Copies that go on while the thread does, from `Offset` bytes behind one address to as far behind another. `Bytes` is 4
-/// or 16, and of 16 none stays in the first-level cache.
+/// Copies that go on while the thread does, from `Offset` bytes behind one address to as far behind another. `Bytes` is
+/// 4 or 16, and of 16 none stays in the first-level cache.
 template <int Bytes, int Offset = 0>
 __device__ __forceinline__ void copy_async(word shared, void const* global) {
   if constexpr (Bytes == 16)
