@@ -10,6 +10,7 @@ import argparse
 import concurrent.futures
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -23,7 +24,7 @@ ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 DISASSEMBLER = "nvidia-cuda-nvdisasm==13.2.51"
 HEAD_DIMS, BITS = (64, 80, 96, 128, 256), (2, 3, 4, 16)
 LANES = 32
-OPERAND_ELEMENTS = 16 * 16 // LANES  # of the cache, a lane, in a product of matrices
+SLAB_TOKENS = 16
 REGISTERS, MOST_WARPS = 65536, {80: 64, 86: 48, 89: 48, 90: 64, 100: 64, 120: 48}  # of a multiprocessor
 RESERVED_SHARED = 1024  # of each block
 
@@ -85,10 +86,10 @@ def kernel_name(symbol: str) -> str | None:
     return found and found[1].replace("kvquant::", "")
 
 
-def main_loop(listing: list[str], labels: dict[str, int]) -> float | None:
-    """Instructions an element of the loop over slabs: the smallest with products of matrices that also copies pages
-    to shared memory. Without blocks that a branch may skip if they neither multiply nor load: what masks the first and
-    last tokens, and new maxima."""
+def main_loop(listing: list[str], labels: dict[str, int]) -> int | None:
+    """Instructions of the loop over slabs: the smallest with products of matrices that also copies pages
+    to shared memory. Without blocks that a branch may skip if they do not touch memory, or loop: what masks the first and
+    last tokens, new maxima, and slots beyond those that come with a slab."""
     loops = [(start, end) for end, text in enumerate(listing)
              if (start := labels.get(target_of(text), len(listing))) <= end
              and sum("HMMA" in it for it in listing[start:end + 1]) >= 8
@@ -99,10 +100,16 @@ def main_loop(listing: list[str], labels: dict[str, int]) -> float | None:
     skipped: set[int] = set()
     for at in range(start, end):
         to = labels.get(target_of(listing[at]), -1)
-        if at < to <= end and not any(re.search(r"HMMA|LDG", it) for it in listing[at + 1:to]):
-            skipped |= set(range(at + 1, to))
-    elements = sum("HMMA" in it for it in listing[start:end + 1]) * OPERAND_ELEMENTS
-    return (end + 1 - start - len(skipped)) / elements
+        block = range(at + 1, to)
+        loops_within = any(at < labels.get(target_of(listing[i]), -1) <= i for i in block)
+        if at < to <= end and not any(re.search("HMMA" if loops_within else "HMMA|LDG|STS", listing[i]) for i in block):
+            skipped |= set(block)
+    return end + 1 - start - len(skipped)
+
+
+def elements_of(kernel: str) -> int:
+    """Of the cache, a lane, in a slab of 16 tokens: keys and values."""
+    return 2 * SLAB_TOKENS * int(kernel.split(",")[1]) // LANES
 
 
 def target_of(text: str) -> str:
@@ -116,7 +123,9 @@ def disassemble(disassembler: str, cubin: pathlib.Path, kernels: dict[str, Kerne
     def finish() -> None:
         if name in kernels:
             kernels[name].machine = sum(not it.startswith("NOP") for it in listing)
-            kernels[name].main_loop = main_loop(listing, labels)
+            length = main_loop(listing, labels)
+            if length is not None:
+                kernels[name].main_loop = length / elements_of(name)
 
     for line in run(disassembler, "-c", cubin).splitlines():
         if section := re.match(r"\s*\.section\s+\.text\.(\S+?),", line):
@@ -217,8 +226,10 @@ def compiled_page(kernels: dict) -> str:
 def loop_page(kernels: dict) -> str:
     rows = []
     for bits in (16, 4, 3, 2):
-        for head_dim in (64, 128):
-            name = f"attend_kernel<{bits}, {head_dim}, 0>"
+        for head_dim, sparse in itertools.product((64, 128), (0, 1)):
+            name = f"attend_kernel<{bits}, {head_dim}, {sparse}>"
+            if name not in {of for _, of in kernels}:
+                continue
             loops = [kernels[architecture, name].main_loop for architecture in ARCHITECTURES]
             rows.append([f"`{name}`", *(f"{it:.2f}" if it else "?" for it in loops)])
     return table(["kernel", *(f"sm_{it}" for it in ARCHITECTURES)], rows)
@@ -257,16 +268,16 @@ PAGE = """# The CUDA kernels without a GPU
 
 Written by `scripts/cuda_static.py`, from a build with CUDA {cuda}. Nothing here is a time that was measured; those are in
 the [figures of a GPU](2026-11-26-cuda-attention.md). Template arguments of `attend_kernel` are bits, channels of a head, and
-columns of slots (0: without outliers).
+whether there are outliers.
 
 ## Registers
 
 {compiled}
 ## Machine instructions of the loop over slabs
 
-For each element of the cache (a channel of a key or of a value), without outliers. Counted in the disassembly of ptxas's
-code: the loop that holds the products of matrices, without the blocks that mask tokens or take a new maximum over, which
-run for few slabs.
+For each element of the cache (a channel of a key or of a value). Counted in the disassembly of ptxas's code: the loop that
+holds the products of matrices, without the blocks that mask tokens, take a new maximum over, or see to slots beyond those
+that come with a slab, which run for few slabs.
 
 {loops}
 ## One call of attention on the emulated device

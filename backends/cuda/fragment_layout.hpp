@@ -3,7 +3,6 @@
 /// How pages lie for tensor cores: each lane's part of every fragment side by side (see `slab_shape.hpp`).
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -60,7 +59,7 @@ struct fragment_layout {
       for (std::size_t slab = 0; slab < slabs_per_page; ++slab)
         std::memcpy(bytes.data() + slab * at.slab_bytes + at.slab_ranges, page.v_ranges.data() + slab * slab_tokens,
                     slab_tokens * sizeof(value_range));
-    if (at.end > at.slot_bounds) write_slots(geometry, page, at, bytes.data());
+    if (geometry.slot_bytes() > 0) write_slots(geometry, page, at, bytes.data());
   }
 
   static void read(page_geometry const& geometry, std::span<std::byte const> bytes, canonical_page<S>& page) {
@@ -86,7 +85,7 @@ struct fragment_layout {
       for (std::size_t slab = 0; slab < slabs_per_page; ++slab)
         std::memcpy(page.v_ranges.data() + slab * slab_tokens, bytes.data() + slab * at.slab_bytes + at.slab_ranges,
                     slab_tokens * sizeof(value_range));
-    if (at.end > at.slot_bounds) read_slots(geometry, at, bytes.data(), page);
+    if (geometry.slot_bytes() > 0) read_slots(geometry, at, bytes.data(), page);
   }
 
  private:
@@ -103,61 +102,51 @@ struct fragment_layout {
 
   static void write_slots(page_geometry const& geometry, canonical_page<S> const& page, fragment_offsets const& at,
                           std::byte* to) {
-    std::array<slot_bounds, slabs_per_page> bounds{};
+    int const head_dim = static_cast<int>(geometry.head_dim);
     std::size_t k_done = 0, v_done = 0;
-    for (std::size_t slab = 0; slab < slabs_per_page; ++slab) {
-      auto const k =
-          named_slots(page.k_slots, geometry, slab, [&](int channel) { return pairs_of(geometry).member_of(channel); });
-      auto const v = named_slots(page.v_slots, geometry, slab, [](int channel) { return channel; });
-      bounds[slab] = {static_cast<std::uint16_t>(k_done), static_cast<std::uint16_t>(k_done + k.size()),
-                      static_cast<std::uint16_t>(v_done), static_cast<std::uint16_t>(v_done + v.size())};
-      copy(std::as_bytes(std::span(k)), to + at.k_slots + k_done * sizeof(fragment_slot));
-      copy(std::as_bytes(std::span(v)), to + at.v_slots + v_done * sizeof(fragment_slot));
-      k_done += k.size();
-      v_done += v.size();
+    for (int slab = 0; slab < slabs_per_page; ++slab) {
+      slot_runs it{};
+      it.k = write_side(page.k_slots, head_dim, slab, k_done, to + at.k_slots,
+                        [&](int element) { return key_place(pairs_of(geometry), head_dim, element); });
+      it.v = write_side(page.v_slots, head_dim, slab, v_done, to + at.v_slots,
+                        [&](int element) { return value_place(head_dim, element); });
+      std::memcpy(to + static_cast<std::size_t>(slab) * at.slab_bytes + at.slab_slots, &it, sizeof it);
     }
-    copy(std::as_bytes(std::span(bounds)), to + at.slot_bounds);
   }
-  static void copy(std::span<std::byte const> from, std::byte* to) {
-    if (!from.empty()) std::memcpy(to, from.data(), from.size());
-  }
-
-  /// The slots of one slab; `name(channel)`: what the kernel calls a channel.
-  template <class Name>
-  static std::vector<fragment_slot> named_slots(std::vector<outlier> const& all, page_geometry const& geometry,
-                                                std::size_t slab, Name&& name) {
-    std::vector<fragment_slot> out;
+  /// One slab's, from the `next`-th on, which becomes the next slab's first.
+  template <class Place>
+  static slot_run write_side(std::vector<outlier> const& all, int head_dim, int slab, std::size_t& next, std::byte* to,
+                             Place&& place) {
+    std::size_t const first = next;
     for (outlier const it : all) {
-      std::size_t const token = it.index / geometry.head_dim;
-      if (token / slab_tokens == slab)
-        out.push_back({place_of(static_cast<int>(token), name(static_cast<int>(it.index % geometry.head_dim))),
-                       it.residual.bits});
+      if (it.index / head_dim / slab_tokens != slab) continue;
+      fragment_slot const slot{place(it.index), it.residual.bits};
+      std::memcpy(to + next++ * sizeof slot, &slot, sizeof slot);
     }
-    return out;
+    return {static_cast<std::uint16_t>(first * sizeof(fragment_slot)), static_cast<std::uint16_t>(next - first)};
   }
 
   static void read_slots(page_geometry const& geometry, fragment_offsets const& at, std::byte const* from,
                          canonical_page<S>& page) {
-    std::array<slot_bounds, slabs_per_page> bounds;
-    std::memcpy(bounds.data(), from + at.slot_bounds, sizeof bounds);
-    for (std::size_t slab = 0; slab < slabs_per_page; ++slab) {
-      read_side(page.k_slots, geometry, slab, from + at.k_slots, bounds[slab].k_first, bounds[slab].k_last,
-                [&](int member) { return pairs_of(geometry).channel_of(member); });
-      read_side(page.v_slots, geometry, slab, from + at.v_slots, bounds[slab].v_first, bounds[slab].v_last,
-                [](int channel) { return channel; });
+    int const head_dim = static_cast<int>(geometry.head_dim);
+    for (int slab = 0; slab < slabs_per_page; ++slab) {
+      slot_runs it;
+      std::memcpy(&it, from + static_cast<std::size_t>(slab) * at.slab_bytes + at.slab_slots, sizeof it);
+      read_side(page.k_slots, from + at.k_slots, it.k,
+                [&](int place) { return key_element_at(pairs_of(geometry), head_dim, slab, place); });
+      read_side(page.v_slots, from + at.v_slots, it.v,
+                [&](int place) { return value_element_at(head_dim, slab, place); });
     }
     for (auto* const slots : {&page.k_slots, &page.v_slots})
       std::sort(slots->begin(), slots->end(), [](outlier a, outlier b) { return a.index < b.index; });
   }
-  template <class Channel>
-  static void read_side(std::vector<outlier>& to, page_geometry const& geometry, std::size_t slab,
-                        std::byte const* from, std::size_t first, std::size_t last, Channel&& channel) {
-    for (std::size_t i = first; i < std::min(last, to.size()); ++i) {
+  template <class Element>
+  static void read_side(std::vector<outlier>& to, std::byte const* from, slot_run run, Element&& element) {
+    std::size_t const first = run.offset / sizeof(fragment_slot);
+    for (std::size_t i = first; i < std::min(first + run.count, to.size()); ++i) {
       fragment_slot it;
       std::memcpy(&it, from + i * sizeof it, sizeof it);
-      std::size_t const token = slab * slab_tokens + static_cast<std::size_t>(it.token());
-      to[i] = {static_cast<std::uint16_t>(token * geometry.head_dim + static_cast<std::size_t>(channel(it.channel()))),
-               half{it.residual}};
+      to[i] = {static_cast<std::uint16_t>(element(it.place)), half{it.residual}};
     }
   }
 };

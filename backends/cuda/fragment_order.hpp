@@ -38,6 +38,25 @@ KVQ_HD constexpr int value_element(int head_dim, int slab, int fragment, int lan
   return token * head_dim + fragment * 16 + lane / 4 + i / 2 % 2 * 8;
 }
 
+/// The place of a page's element among those of its slab, [fragment, lane, 8], and what is there.
+KVQ_HD constexpr std::uint16_t key_place(key_pairs pairs, int head_dim, int element) {
+  int const token = element / head_dim % slab_tokens, member = pairs.member_of(element % head_dim);
+  int const pair = member % second_member, second = member / second_member;
+  int const lane = token % 8 * 4 + pair % 8 / 2, i = second * 4 + token / 8 * 2 + pair % 2;
+  return static_cast<std::uint16_t>((pair / 8 * warp_lanes + lane) * 8 + i);
+}
+KVQ_HD constexpr std::uint16_t value_place(int head_dim, int element) {
+  int const token = element / head_dim % slab_tokens, channel = element % head_dim;
+  int const lane = channel % 8 * 4 + token % 8 / 2, i = token / 8 * 4 + channel / 8 % 2 * 2 + token % 2;
+  return static_cast<std::uint16_t>((channel / 16 * warp_lanes + lane) * 8 + i);
+}
+KVQ_HD constexpr int key_element_at(key_pairs pairs, int head_dim, int slab, int place) {
+  return key_element(pairs, head_dim, slab, place / 256, place / 8 % warp_lanes, place % 8);
+}
+KVQ_HD constexpr int value_element_at(int head_dim, int slab, int place) {
+  return value_element(head_dim, slab, place / 256, place / 8 % warp_lanes, place % 8);
+}
+
 /// Where a lane's word lies in its slab, in bytes: words go in chunks of four, what is left over by itself.
 KVQ_HD constexpr int word_offset(int word, int lane, int words) {
   return word < words / 4 * 4 ? word / 4 * 512 + lane * 16 + word % 4 * 4 : word * 128 + lane * 4;

@@ -27,40 +27,39 @@ KVQ_HD constexpr int slab_words(int bits, int head_dim) {
 }
 
 /// Where a page's parts start, in bytes. A slab: words in chunks of four, [chunk, lane], then single ones, [word,
-/// lane]; the 16 ranges of its values. Behind the slabs: key slots and value slots, each by rising slab; and where
-/// those of each slab start and end.
+/// lane]; the 16 ranges of its values; of pages with slots, which are the slab's (`slot_runs`). Behind the slabs: key
+/// slots and value slots, each by rising slab.
 struct fragment_offsets {
-  std::size_t slab_ranges = 0;  ///< from the slab's start
+  std::size_t slab_ranges = 0, slab_slots = 0;  ///< from the slab's start
   std::size_t slab_bytes = 0;
-  std::size_t k_slots = 0, v_slots = 0, slot_bounds = 0, end = 0;
+  std::size_t k_slots = 0, v_slots = 0, end = 0;
 
   KVQ_HD constexpr fragment_offsets(int bits, int head_dim, std::size_t k_slot_count, std::size_t v_slot_count)
       : slab_ranges(static_cast<std::size_t>(slab_words(bits, head_dim)) * warp_lanes * 4),
-        slab_bytes(slab_ranges + (bits == 16 ? 0 : slab_tokens * 4)),
+        slab_slots(slab_ranges + (bits == 16 ? 0 : slab_tokens * 4)),
+        slab_bytes(slab_slots + (k_slot_count + v_slot_count == 0 ? 0 : 16)),
         k_slots(slab_bytes * slabs_per_page),
         v_slots(k_slots + k_slot_count * 4),
-        slot_bounds((v_slots + v_slot_count * 4 + 7) / 8 * 8),
-        end(slot_bounds + (k_slot_count + v_slot_count == 0 ? 0 : slabs_per_page * 8)) {}
+        end(v_slots + v_slot_count * 4) {}
 };
 
-/// Of one slab: [k_first, k_last) of the key slots, [v_first, v_last) of the value slots.
-struct slot_bounds {
-  std::uint16_t k_first, k_last, v_first, v_last;
+/// One side's slots of one slab.
+struct slot_run {
+  std::uint16_t offset;  ///< in bytes, from the side's first in the page
+  std::uint16_t count;
+};
+/// Of one slab. 16 bytes, as slabs are copied.
+struct alignas(16) slot_runs {
+  slot_run k, v;
+  std::uint32_t unused[2] = {};
 };
 
-/// One sparse element: what it is called within its slab, and its residual.
+/// One sparse element.
 struct fragment_slot {
-  std::uint16_t place;     ///< 256 · token of the slab + channel or member
+  std::uint16_t place;     ///< among its slab's elements of one side, [fragment, lane, 8] (see `fragment_order.hpp`)
   std::uint16_t residual;  ///< binary16
-
-  KVQ_HD constexpr int token() const { return place >> 8; }
-  KVQ_HD constexpr int channel() const { return place & 255; }
 };
-/// The place of a page's `token` and a channel or member.
-KVQ_HD constexpr std::uint16_t place_of(int token, int channel) {
-  return static_cast<std::uint16_t>(token % slab_tokens * 256 + channel);
-}
-static_assert(sizeof(slot_bounds) == 8 && sizeof(fragment_slot) == 4);
+static_assert(sizeof(slot_runs) == 16 && sizeof(fragment_slot) == 4);
 
 /// The channels of a key as members of pairs: the pair's number, and 128 more for its second. For at most 256 channels.
 inline constexpr int second_member = 128;

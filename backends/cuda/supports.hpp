@@ -51,11 +51,11 @@ inline support supports_model(artifact_info const& info) {
 
 /// The most shared memory that an artifact's kernels may need of a block.
 inline std::uint32_t needed_shared_bytes(artifact_info const& info) {
-  attend_config config{16, info.shape.head_dim, 0};
+  attend_config config{16, info.shape.head_dim, false};
   for_each_type(specs{}, [&]<class S>(std::type_identity<S>) {
     if (S::name() == info.spec) config.bits = S::key_format::bits;
   });
-  if (config.scaled() && info.outlier_fraction_k + info.outlier_fraction_v > 0) config.slot_columns = query_columns;
+  config.sparse = config.scaled() && info.outlier_fraction_k + info.outlier_fraction_v > 0;
   return least_shared_bytes(config, query_columns);
 }
 

@@ -8,8 +8,8 @@
 #include <cuda_fp16.h>
 
 #include "backends/cuda/agent/queries.cuh"
+#include "backends/cuda/agent/residuals.cuh"
 #include "backends/cuda/agent/slab_ring.cuh"
-#include "backends/cuda/agent/slots.cuh"
 #include "backends/cuda/agent/warp_softmax.cuh"
 #include "backends/cuda/decode/slab.cuh"
 
@@ -26,7 +26,7 @@ class attend_agent {
       : params_(params),
         item_(params.items[blockIdx.x]),
         kv_head_(static_cast<int>(blockIdx.y)),
-        columns_(Config.sparse() ? Config.slot_columns : static_cast<int>(params.columns)),
+        columns_(static_cast<int>(params.columns)),
         plan_(Config, static_cast<int>(blockDim.x) / warp_lanes, columns_, static_cast<int>(params.tiles_per_chunk)),
         shared_(shared),
         levels_(params.layer.levels, shared),
@@ -37,7 +37,7 @@ class attend_agent {
     float const unit = Config.scaled() ? params_.layer.key_units[kv_head_] : 1;
     if constexpr (Config.scaled()) fill<4>(plan_.key_maps, params_.layer.key_maps + kv_head_ * fragments * 4);
     if constexpr (Config.angles_in_shared()) fill<slabs_per_page * warp_lanes>(plan_.angles, params_.model.key_angles);
-    slots_type const slots = make_slots(unit);
+    residuals const sparse = make_residuals();
 #pragma unroll 1
     for (int i = 0; i < 2; ++i) {
       token_run const run = item_.runs[i];
@@ -47,7 +47,7 @@ class attend_agent {
       __syncthreads();
       set_lane_columns();
       if (run.pages != nullptr)
-        read_pages(run, slots);
+        read_pages(run, sparse, 1 / unit);
       else
         read_exact(run);
     }
@@ -55,12 +55,12 @@ class attend_agent {
   }
 
  private:
-  struct no_slots {};
-  using slots_type = std::conditional_t<Config.sparse(), slab_slots<Config>, no_slots>;
+  struct no_residuals {};
+  using residuals = std::conditional_t<Config.sparse, residual_buffer, no_residuals>;
 
-  __device__ slots_type make_slots(float unit) const {
-    if constexpr (Config.sparse())
-      return slots_type(angles(), unit, shared_ + plan_.slots + warp() * Config.slot_scratch_bytes());
+  __device__ residuals make_residuals() const {
+    if constexpr (Config.sparse)
+      return residuals(shared_ + plan_.residuals + warp() * Config.residual_bytes(), fragments);
     else
       return {};
   }
@@ -88,19 +88,37 @@ class attend_agent {
       return params_.model.key_angles + slab() * fragments * warp_lanes;
   }
 
-  __device__ __forceinline__ void read_pages(token_run const& run, slots_type const& slots) {
+  __device__ __forceinline__ void read_pages(token_run const& run, residuals const& sparse, float inverse_key_unit) {
     slab_ring<Config> ring(params_, run, kv_head_, page_lane(), page_lanes(), slab(),
                            shared_ + plan_.rings + warp() * Config.stages() * Config.stage_bytes());
     for_each_tile(run, [&](int tile, std::byte const* queries) {
-      staged_slab const it = ring.next();
-      codes const mine(it.codes, levels_);
+      std::byte const* const slab = ring.next();
+      codes const mine(slab, levels_);
       float scales[2] = {2, 2}, zeros[2] = {0, 0};
-      if constexpr (Config.scaled()) load_ranges(it.codes, scales, zeros);
-      float scores[4];
-      score<Config.scaled()>(mine, queries, scores);
-      if constexpr (Config.sparse()) slots.add_keys(it, queries, scores);
-      attend(mine, tile, scores, scales, zeros);
-      if constexpr (Config.sparse()) slots.add_values(it, scores, softmax_);
+      if constexpr (Config.scaled()) load_ranges(slab, scales, zeros);
+      float scores[4], scale = fmaxf(scales[0], scales[1]);
+      auto const slots = ring.slots();
+      if constexpr (Config.sparse) {
+        scale = fmaxf(scale, slots.template largest_residual<1>() / 512);
+        sparse.template put<0>(slots, inverse_key_unit);
+        __syncwarp();
+      }
+      score(mine, queries, scores, [&](int i, word(&keys)[4]) {
+        if constexpr (Config.scaled()) scale_keys(i, keys);
+        if constexpr (Config.sparse) add_residuals(sparse, i, keys);
+      });
+      take_scores(tile, scale, scores);
+      softmax_.add_values(mine, scores, scales, zeros);
+      if constexpr (Config.sparse) {
+        __syncwarp();
+        sparse.template clear<0>(slots);
+        __syncwarp();
+        sparse.template put<1>(slots, softmax_.residual_factor());
+        __syncwarp();
+        softmax_.add_residuals(scores, [&](int i, word(&values)[4]) { sparse.read(i, values); });
+        __syncwarp();
+        sparse.template clear<1>(slots);
+      }
     });
   }
 
@@ -108,13 +126,14 @@ class attend_agent {
     std::size_t const row = static_cast<std::size_t>(params_.model.kv_heads * d);
     for_each_tile(run, [&](int tile, std::byte const* queries) {
       int const token = first_token(tile);
-      if (token >= run.tokens) return;
+      if (arch::any(token >= run.tokens)) return;
       std::size_t const at = static_cast<std::size_t>(token) * row + static_cast<std::size_t>(kv_head_ * d);
       exact_rows<d> const mine(params_.model, run.k + at, run.v + at, row, run.tokens - token);
       float const scales[2] = {2, 2}, zeros[2] = {0, 0};
       float scores[4];
-      score<false>(mine, queries, scores);
-      attend(mine, tile, scores, scales, zeros);
+      score(mine, queries, scores, [](int, word(&)[4]) {});
+      take_scores(tile, 2, scores);
+      softmax_.add_values(mine, scores, scales, zeros);
     });
   }
 
@@ -130,7 +149,8 @@ class attend_agent {
       queries_.turn_to(run.first_tile + first, count, columns());
       __syncthreads();
       std::byte const* queries = mine;
-      for (int i = page_lane(); i < count; i += page_lanes(), queries += step) f(run.first_tile + first + i, queries);
+      for (int i = page_lane(); arch::any(i < count); i += page_lanes(), queries += step)
+        f(run.first_tile + first + i, queries);
     }
   }
 
@@ -140,7 +160,7 @@ class attend_agent {
   /// Twice the scale and the zero of the values of tokens g and g + 8: those that take their range to [-1, 1].
   /// `codes`: the lane's first 16 bytes of the slab.
   __device__ __forceinline__ void load_ranges(std::byte const* codes, float (&scales)[2], float (&zeros)[2]) const {
-    constexpr int at = static_cast<int>(fragment_offsets(Config.bits, d, 0, 0).slab_ranges);
+    constexpr int at = static_cast<int>(Config.offsets().slab_ranges);
     auto const* const ranges = reinterpret_cast<word const*>(codes + (lane() & ~3) - lane() * 16 + at);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -150,9 +170,10 @@ class attend_agent {
     }
   }
 
-  /// Keys, scaled and turned by their place in the page, times the tile's queries.
-  template <bool Scaled, class Slab>
-  __device__ __forceinline__ void score(Slab const& mine, std::byte const* queries, float (&scores)[4]) const {
+  /// Keys, made whole by `finish(fragment, keys)` and turned by their place in the page, times the tile's queries.
+  template <class Slab, class Finish>
+  __device__ __forceinline__ void score(Slab const& mine, std::byte const* queries, float (&scores)[4],
+                                        Finish&& finish) const {
 #pragma unroll
     for (float& it : scores) it = 0;
     std::byte const* const from = queries + lane_query_;
@@ -161,7 +182,7 @@ class attend_agent {
     for (int i = 0; i < fragments; ++i) {
       word keys[4];
       mine.keys(i, keys);
-      if constexpr (Scaled) scale_keys(i, keys);
+      finish(i, keys);
       turn_keys(angles()[i * warp_lanes + lane()], keys);
       if (i % 2 == 0) q = two_fragments(from + i / 2 * 64, i + 1 < fragments);
       arch::mma(scores, keys, i % 2 ? q.z : q.x, i % 2 ? q.w : q.y);
@@ -180,6 +201,13 @@ class attend_agent {
 #pragma unroll
     for (int i = 0; i < 4; ++i)
       keys[i] = as_word(__hfma2(as_half2(keys[i]), as_half2(i < 2 ? it.x : it.z), as_half2(i < 2 ? it.y : it.w)));
+  }
+
+  static __device__ __forceinline__ void add_residuals(residuals const& sparse, int fragment, word (&keys)[4]) {
+    word added[4];
+    sparse.read(fragment, added);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) keys[i] = as_word(__hadd2(as_half2(keys[i]), as_half2(added[i])));
   }
 
   /// Firsts and seconds of rows g and g + 8 by half of the cosine and the sine: what is turned stays within binary16.
@@ -218,16 +246,13 @@ class attend_agent {
     }
   }
 
-  /// From scores to p, which replaces them, and the values' part.
-  template <class Slab>
-  __device__ __forceinline__ void attend(Slab const& mine, int tile, float (&scores)[4], float const (&scales)[2],
-                                         float const (&zeros)[2]) {
+  /// From scores to p, which replaces them. `scale`: of the values (see `warp_softmax::step`).
+  __device__ __forceinline__ void take_scores(int tile, float scale, float (&scores)[4]) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) scores[i] *= scales_[i % 2];
-    if (static_cast<unsigned>(tile * slabs_per_page + slab() - seen_from_) >= seen_slabs_)
+    if (arch::any(static_cast<unsigned>(tile * slabs_per_page + slab() - seen_from_) >= seen_slabs_))
       hide(first_token(tile), scores);
-    softmax_.step(scores, scales);
-    softmax_.add_values(mine, scores, scales, zeros);
+    softmax_.step(scores, scale);
   }
 
   /// Merges the warps, in their order.

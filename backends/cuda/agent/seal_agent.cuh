@@ -25,7 +25,7 @@ class seal_agent {
     radix_select::storage select;
     value_range ranges[page_rows];
     seal_levels<Bits> levels;
-    slot_bounds bounds_before[slabs_per_page];
+    slot_runs runs_before[slabs_per_page];
     std::uint32_t of_warp[2][warps];  ///< slots of keys and of values, by the warps whose tokens they are
   };
   static constexpr std::size_t shared_bytes(std::size_t elements) {
@@ -76,6 +76,10 @@ class seal_agent {
            token % slab_tokens * sizeof(value_range);
   }
 
+  __device__ std::size_t runs_offset(int slab) const {
+    return static_cast<std::size_t>(slab) * p_.offsets.slab_bytes + p_.offsets.slab_slots;
+  }
+
   /// Everything of the page before that a part of the new one might be written over.
   __device__ void load() {
     if constexpr (scaled) {
@@ -84,7 +88,7 @@ class seal_agent {
                                                              : p_.ranges[row_of(token)];
       if (thread() == 0) s_.levels = p_.levels;
       if (reused_ > 0 && sparse() && thread() < slabs_per_page)
-        s_.bounds_before[thread()] = at<slot_bounds>(before_, p_.offsets.slot_bounds + thread() * sizeof(slot_bounds));
+        s_.runs_before[thread()] = at<slot_runs>(before_, runs_offset(thread()));
     }
   }
 
@@ -153,14 +157,12 @@ class seal_agent {
     __syncthreads();
     std::size_t const slots = Side == side::k ? p_.offsets.k_slots : p_.offsets.v_slots;
     for (int slab = 0; slab < slabs_per_page; ++slab) {
-      slot_bounds const bounds = s_.bounds_before[slab];
-      std::uint32_t const first = Side == side::k ? bounds.k_first : bounds.v_first;
-      std::uint32_t const last = Side == side::k ? bounds.k_last : bounds.v_last;
-      for (std::uint32_t i = first + threadIdx.x; i < last; i += seal_threads) {
-        auto const it = at<fragment_slot>(before_, slots + i * sizeof(fragment_slot));
-        int const token = slab * slab_tokens + it.token();
-        int const channel = Side == side::k ? p_.pairs.channel_of(it.channel()) : it.channel();
-        if (token < static_cast<int>(reused_)) residuals_[token * p_.head_dim + channel] = it.residual;
+      slot_run const run = Side == side::k ? s_.runs_before[slab].k : s_.runs_before[slab].v;
+      for (std::uint32_t i = threadIdx.x; i < run.count; i += seal_threads) {
+        auto const it = at<fragment_slot>(before_, slots + run.offset + i * sizeof(fragment_slot));
+        int const element = Side == side::k ? key_element_at(p_.pairs, p_.head_dim, slab, it.place)
+                                            : value_element_at(p_.head_dim, slab, it.place);
+        if (element < static_cast<int>(reused_) * p_.head_dim) residuals_[element] = it.residual;
       }
     }
   }
@@ -202,11 +204,10 @@ class seal_agent {
   template <side Side>
   __device__ void write_slot(std::uint32_t index, int element) {
     std::size_t const from = Side == side::k ? p_.offsets.k_slots : p_.offsets.v_slots;
-    int const token = element / p_.head_dim, channel = element % p_.head_dim;
-    fragment_slot const it{place_of(token, Side == side::k ? p_.pairs.member_of(channel) : channel),
-                           residuals_[element]};
-    at<std::uint32_t>(page_, from + index * sizeof(fragment_slot)) = it.place | static_cast<std::uint32_t>(it.residual)
-                                                                                    << 16;
+    std::uint32_t const place =
+        Side == side::k ? key_place(p_.pairs, p_.head_dim, element) : value_place(p_.head_dim, element);
+    at<std::uint32_t>(page_, from + index * sizeof(fragment_slot)) =
+        place | static_cast<std::uint32_t>(residuals_[element]) << 16;
   }
   /// Of the tokens of warps before `end`.
   template <side Side>
@@ -227,19 +228,19 @@ class seal_agent {
     if constexpr (scaled) {
       for (int token = thread(); token < page_rows; token += seal_threads)
         at<value_range>(page_, range_offset(token)) = s_.ranges[token];
-      if (sparse() && thread() < slabs_per_page) write_bounds(thread());
+      if (sparse() && thread() < slabs_per_page) write_runs(thread());
     }
-    clear(p_.offsets.v_slots + p_.v_slots * sizeof(fragment_slot), p_.offsets.slot_bounds);
     clear(p_.offsets.end, p_.page_bytes);
   }
-  __device__ void write_bounds(int slab) {
+  __device__ void write_runs(int slab) {
+    at<slot_runs>(page_, runs_offset(slab)) = {slots_of<side::k>(slab), slots_of<side::v>(slab)};
+  }
+  template <side Side>
+  __device__ slot_run slots_of(int slab) const {
     constexpr int warps_per_slab = warps / slabs_per_page;
-    auto const first = [&](int of) { return of * warps_per_slab; };
-    slot_bounds const it{static_cast<std::uint16_t>(slots_before<side::k>(first(slab))),
-                         static_cast<std::uint16_t>(slots_before<side::k>(first(slab + 1))),
-                         static_cast<std::uint16_t>(slots_before<side::v>(first(slab))),
-                         static_cast<std::uint16_t>(slots_before<side::v>(first(slab + 1)))};
-    at<slot_bounds>(page_, p_.offsets.slot_bounds + slab * sizeof(slot_bounds)) = it;
+    std::uint32_t const first = slots_before<Side>(slab * warps_per_slab);
+    return {static_cast<std::uint16_t>(first * sizeof(fragment_slot)),
+            static_cast<std::uint16_t>(slots_before<Side>((slab + 1) * warps_per_slab) - first)};
   }
   /// Bytes that nothing lies in are zeros.
   __device__ void clear(std::size_t first, std::size_t last) {

@@ -11,32 +11,35 @@ namespace kvquant::cuda {
 
 /// What is chosen when kernels are compiled.
 struct attend_config {
-  int bits;          ///< 2, 3, 4, or 16
-  int head_dim;      ///< a multiple of 16 up to 256
-  int slot_columns;  ///< columns of pages with slots, 1, 4 or 8; 0: pages without
+  int bits;      ///< 2, 3, 4, or 16
+  int head_dim;  ///< a multiple of 16 up to 256
+  bool sparse;   ///< pages have slots
 
   /// Threads of a block and registers of a thread share what a multiprocessor has: 128 registers for 16 warps, of which
   /// outputs take head_dim / 4.
   KVQ_HD constexpr int most_warps() const { return head_dim <= 128 ? 16 : 8; }
   KVQ_HD constexpr int fragments() const { return head_dim / 16; }
   KVQ_HD constexpr bool scaled() const { return bits != 16; }
-  KVQ_HD constexpr bool sparse() const { return slot_columns != 0; }
   /// Slabs that a warp has under way or at hand. The table of 4 bits leaves less room beside slots, long heads in any
   /// case.
-  KVQ_HD constexpr int stages() const { return head_dim > 128 || (bits == 4 && sparse()) ? 2 : 3; }
+  KVQ_HD constexpr int stages() const { return head_dim > 128 || (bits == 4 && sparse) ? 2 : 3; }
   /// Angles of long heads are left to the first-level cache.
   KVQ_HD constexpr bool angles_in_shared() const { return head_dim <= 128; }
   /// Of the table that codes are looked up in (`decode/levels.cuh`).
   KVQ_HD constexpr int levels_bytes() const { return bits == 4 ? 256 * 2 * warp_lanes * 4 : 0; }
-  /// Slots of each side that come with a slab; what else it has is read from the page itself. At 1 % a slab has
-  /// head_dim / 6 on average.
-  KVQ_HD constexpr int staged_slots() const { return head_dim <= 128 ? 64 : 128; }
-  KVQ_HD constexpr std::size_t slab_bytes() const { return fragment_offsets(bits, head_dim, 0, 0).slab_bytes; }
+  /// Slots of each side that come with a slab, one or two a lane; what else it has is read from the page itself. At 1 %
+  /// a slab has head_dim / 6 on average.
+  KVQ_HD constexpr int staged_slots() const { return head_dim <= 128 ? 32 : 64; }
+  /// Within slabs.
+  KVQ_HD constexpr fragment_offsets offsets() const { return {bits, head_dim, sparse ? 1u : 0u, 0}; }
+  KVQ_HD constexpr std::size_t slab_bytes() const { return offsets().slab_bytes; }
   KVQ_HD constexpr std::size_t stage_bytes() const {
-    return slab_bytes() + (sparse() ? static_cast<std::size_t>(staged_slots()) * 2 * sizeof(fragment_slot) : 0);
+    return slab_bytes() + (sparse ? warp_lanes * 16 : 0);  // of both sides' slots, lane by lane
   }
-  /// Contributions of 32 slots, and their tokens.
-  KVQ_HD constexpr std::size_t slot_scratch_bytes() const { return sparse() ? 512 + 64 : 0; }
+  /// Residuals of one side of a slab, in binary16.
+  KVQ_HD constexpr std::size_t residual_bytes() const {
+    return sparse ? static_cast<std::size_t>(head_dim) * slab_tokens * 2 : 0;
+  }
 };
 
 /// Ids that a table of pages has room for behind its last: they are read ahead whether they are there or not, by as
@@ -51,7 +54,7 @@ struct query_column {
 };
 
 struct shared_plan {
-  std::uint32_t columns, key_maps, angles, base_queries, queries, rings, slots, end;
+  std::uint32_t columns, key_maps, angles, base_queries, queries, rings, residuals, end;
 
   KVQ_HD constexpr shared_plan(attend_config const& config, int warps, int column_count, int tiles_per_chunk)
       : columns(bytes(config.levels_bytes())),
@@ -61,8 +64,8 @@ struct shared_plan {
                      bytes(config.angles_in_shared() ? slabs_per_page * config.fragments() * warp_lanes * 16 : 0)),
         queries(base_queries + bytes(column_count * config.head_dim * 4)),
         rings(queries + bytes(tiles_per_chunk * query_bytes(config, column_count))),
-        slots(rings + bytes(warps * config.stages()) * bytes(config.stage_bytes())),
-        end(slots + bytes(warps) * bytes(config.slot_scratch_bytes())) {
+        residuals(rings + bytes(warps * config.stages()) * bytes(config.stage_bytes())),
+        end(residuals + bytes(warps) * bytes(config.residual_bytes())) {
     std::uint32_t const merging = bytes(warps * column_count) * bytes(partial_floats(config.head_dim) * sizeof(float));
     end = end > merging ? end : merging;
   }

@@ -4,105 +4,92 @@
 
 #include <utility>
 
+#include "backends/cuda/agent/residuals.cuh"
 #include "backends/cuda/agent/shared_plan.hpp"
 #include "backends/cuda/arch/instructions.cuh"
 
 namespace kvquant::cuda {
 
-using arch::word;
-
-/// What has arrived of one slab.
-struct staged_slab {
-  std::byte const* codes;                ///< in shared memory: the lane's first 16 bytes
-  fragment_slot const *k, *v;            ///< in shared memory: the first `staged_slots()` of each side
-  fragment_slot const *page_k, *page_v;  ///< all of them, in the page
-  int k_count = 0, v_count = 0;
-};
-
-/// The warp reads its slab of every `stride`-th page. What a copy needs to know is loaded slabs ahead of it: the id of
-/// a page two, where its slots are one.
+/// The KV head's slabs of a run that a warp reads: the `slab`-th of tiles first, first + stride, ... A warp needs no
+/// other to be there: what it copies, it reads.
 template <attend_config Config>
 class slab_ring {
  public:
+  /// `stages`: of the warp, in shared memory, `Config.stages()` of `Config.stage_bytes()`.
   __device__ slab_ring(attend_params const& params, token_run const& run, int kv_head, int first, int stride, int slab,
                        std::byte* stages)
-      : params_(params),
-        ids_(run.pages + run.first_tile + first),
+      : ids_(run.pages + run.first_tile + first),
         stride_(stride),
-        slab_(slab),
         count_(run.tiles > first ? (run.tiles - first + stride - 1) / stride : 0),
         head_(params.slab + static_cast<std::size_t>(kv_head) * params.page_bytes),
+        mine_(head_ + slab * slab_bytes + lane() * 16),
         block_bytes_(static_cast<std::uint32_t>(params.model.kv_heads) * static_cast<std::uint32_t>(params.page_bytes)),
+        k_slots_(static_cast<std::uint32_t>(params.offsets.k_slots)),
+        v_slots_(static_cast<std::uint32_t>(params.offsets.v_slots)),
         stage_(stages + lane() * 16),
         last_(stage_ + (Config.stages() - 1) * stage_bytes),
-        spare_(last_) {
-    ids_ahead_[0] = id(0);
-    ids_ahead_[1] = id(1);
-    next_bounds_ = bounds_of(ids_ahead_[0]);
+        spare_(last_),
+        lane_slots_(static_cast<std::uint32_t>(lane() * 4 - lane() * 16 - slab * slab_bytes)) {
+    next_part_ = part(id(0));
+    id_ahead_ = id(1);
+    if constexpr (Config.sparse)
+      if (count_ > 0) next_runs_ = runs_in(next_part_);
 #pragma unroll
-    for (int i = 0; i < Config.stages() - 1; ++i) issue(stage_ + i * stage_bytes, i);
+    for (int i = 0; i < Config.stages() - 1; ++i) issue(stage_ + i * stage_bytes);
   }
 
-  /// The warp's next slab. The one before it must not be read any more.
-  __device__ __forceinline__ staged_slab next() {
+  /// The warp's next slab: the lane's first 16 bytes of what has arrived. The slab before it must not be read any more.
+  __device__ __forceinline__ std::byte const* next() {
     __syncwarp();
-    issue(spare_, Config.stages() - 1);
+    issue(spare_);
     arch::wait_for_copies<Config.stages() - 1>();
     __syncwarp();
-    staged_slab out{.codes = stage_};
-    if constexpr (Config.sparse()) {
-      under_way const it = under_way_[0];
-      out.k = slots_of(stage_);
-      out.v = out.k + Config.staged_slots();
-      out.page_k = reinterpret_cast<fragment_slot const*>(page(it.id) + params_.offsets.k_slots) + it.bounds.k_first;
-      out.page_v = reinterpret_cast<fragment_slot const*>(page(it.id) + params_.offsets.v_slots) + it.bounds.v_first;
-      out.k_count = it.bounds.k_last - it.bounds.k_first;
-      out.v_count = it.bounds.v_last - it.bounds.v_first;
-#pragma unroll
-      for (int i = 0; i + 1 < Config.stages(); ++i) under_way_[i] = under_way_[i + 1];
-    }
     spare_ = stage_;
     stage_ += stage_ == last_ ? (1 - Config.stages()) * stage_bytes : stage_bytes;
-    return out;
+    return spare_;
+  }
+
+  /// Of the slab that `next` gave.
+  __device__ __forceinline__ auto slots() const {
+    if constexpr (Config.sparse)
+      return slots_type(
+          reinterpret_cast<word const*>(spare_ + slab_bytes),
+          reinterpret_cast<word const*>(spare_ - lane() * 16 + runs_at), (more_ >> (Config.stages() - 1) & 1) != 0,
+          page_slots{ids_ + (next_ - Config.stages()) * stride_, head_, block_bytes_, {k_slots_, v_slots_}});
+    else
+      return nullptr;
   }
 
  private:
-  struct under_way {
-    std::uint32_t id;
-    slot_bounds bounds;
-  };
+  using slots_type = slab_slots<Config.staged_slots()>;
+  static constexpr int slab_bytes = static_cast<int>(Config.slab_bytes()), pieces = slab_bytes / 16;
+  static constexpr int stage_bytes = static_cast<int>(Config.stage_bytes());
+  static constexpr int runs_at = static_cast<int>(Config.offsets().slab_slots);
 
   static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x) % warp_lanes; }
-  /// Of a stage that is given by the lane's part.
-  static __device__ __forceinline__ fragment_slot* slots_of(std::byte* stage) {
-    return reinterpret_cast<fragment_slot*>(stage + Config.slab_bytes() - lane() * 16);
-  }
   /// Behind the last there is what nobody uses.
   __device__ __forceinline__ std::uint32_t id(int i) const { return ids_[i * stride_]; }
-  __device__ __forceinline__ std::byte const* page(std::uint32_t id) const {
-    return head_ + static_cast<std::size_t>(id) * block_bytes_;
+  __device__ __forceinline__ std::byte const* part(std::uint32_t id) const {
+    return mine_ + static_cast<std::size_t>(id) * block_bytes_;
   }
-  __device__ __forceinline__ slot_bounds bounds_of(std::uint32_t id) const {
-    if constexpr (!Config.sparse()) return {};
-    return reinterpret_cast<slot_bounds const*>(page(id) + params_.offsets.slot_bounds)[slab_];
+  static __device__ __forceinline__ uint2 runs_in(std::byte const* part) {
+    return *reinterpret_cast<uint2 const*>(part - lane() * 16 + runs_at);
   }
-
-  /// The next slab of the warp, the `place`-th of those under way; a commit for every one, there or not, so that
-  /// waiting can count.
-  __device__ __forceinline__ void issue(std::byte* to, int place) {
-    std::uint32_t const now = ids_ahead_[0];
-    slot_bounds const bounds = next_bounds_;
-    ids_ahead_[0] = ids_ahead_[1];
-    ids_ahead_[1] = id(next_ + 2);
-    if (next_ + 1 < count_) next_bounds_ = bounds_of(ids_ahead_[0]);
-    if (next_ < count_) {
-      copy_codes(arch::shared_address(to), page(now) + slab_ * static_cast<int>(Config.slab_bytes()) + lane() * 16,
-                 std::make_integer_sequence<int, pieces / warp_lanes>{});
-      if constexpr (Config.sparse()) {
-        under_way_[place] = {now, bounds};
-        copy_slots(slots_of(to), page(now) + params_.offsets.k_slots, bounds.k_first, bounds.k_last);
-        copy_slots(slots_of(to) + Config.staged_slots(), page(now) + params_.offsets.v_slots, bounds.v_first,
-                   bounds.v_last);
+  /// The next slab of the warp; a commit for every one, there or not, so that waiting can count.
+  __device__ __forceinline__ void issue(std::byte* to) {
+    std::byte const* const from = next_part_;
+    [[maybe_unused]] uint2 const runs = next_runs_;
+    if constexpr (Config.sparse)
+      more_ = more_ << 1 | (arch::any(slots_type::are_more(runs.x) || slots_type::are_more(runs.y)) ? 1 : 0);
+    next_part_ = part(id_ahead_);
+    id_ahead_ = id(next_ + 2);
+    if constexpr (Config.sparse)
+      if (arch::any(next_ + 1 < count_)) next_runs_ = runs_in(next_part_);
+    if (arch::any(next_ < count_)) {
+      copy_codes(arch::shared_address(to), from, std::make_integer_sequence<int, pieces / warp_lanes>{});
+      if constexpr (Config.sparse) {
+        copy_slots(to + slab_bytes, from, k_slots_, runs.x);
+        copy_slots(to + slab_bytes + sizeof(word), from, v_slots_, runs.y);
       }
     }
     ++next_;
@@ -116,26 +103,27 @@ class slab_ring {
     constexpr int left = pieces % warp_lanes, done = pieces - left;
     if (lane() < left) arch::copy_async<16, done * 16>(to, from);
   }
-  static __device__ __forceinline__ void copy_slots(fragment_slot* to, std::byte const* all, int first, int last) {
-    auto const* const from = reinterpret_cast<fragment_slot const*>(all) + first + lane();
+  /// `from`: the lane's part of the slab; `run`: a `slot_run`. Zeros where the lane has none.
+  __device__ __forceinline__ void copy_slots(std::byte* to, std::byte const* from, std::uint32_t slots,
+                                             word run) const {
+    int const count = static_cast<int>(run >> 16) - lane();
+    from += slots + lane_slots_ + (run & 0xffffu);
 #pragma unroll
     for (int i = 0; i < Config.staged_slots(); i += warp_lanes)
-      if (i + lane() < last - first) arch::copy_async<4>(arch::shared_address(to + lane() + i), from + i);
+      arch::copy_or_clear(arch::shared_address(to + i / warp_lanes * 2 * sizeof(word)), from + i * sizeof(word),
+                          i < count);
   }
 
-  static constexpr int pieces = static_cast<int>(Config.slab_bytes() / 16);
-  static constexpr int stage_bytes = static_cast<int>(Config.stage_bytes());
-
-  attend_params const& params_;
   std::uint32_t const* ids_;
-  int stride_, slab_, count_, next_ = 0;
-  std::byte const* head_;  // of the KV head in the first block
-  std::uint32_t block_bytes_;
-  std::byte *stage_, *last_,
-      *spare_;  // stages, as the lane's part of each: the next, the ring's last, the one that was read
-  std::uint32_t ids_ahead_[2];
-  slot_bounds next_bounds_;
-  under_way under_way_[Config.stages()]{};  // the oldest first
+  int stride_, count_, next_ = 0;
+  std::byte const *head_, *mine_;  // of the KV head in the first block; the lane's part of the warp's slab there
+  std::uint32_t block_bytes_, k_slots_, v_slots_;
+  std::byte *stage_, *last_, *spare_;  // the lane's part of each: of the next, of the ring's last, of the one before
+  std::byte const* next_part_;
+  std::uint32_t id_ahead_;
+  std::uint32_t lane_slots_;  // from the lane's part of a slab to its first slot, less the slots' offset: below zero
+  uint2 next_runs_{};
+  word more_ = 0;  // bit i: of the slab that was issued i before the last, there are more slots than are staged
 };
 
 }  // namespace kvquant::cuda

@@ -19,22 +19,21 @@ class warp_softmax {
  public:
   static constexpr int fragments = HeadDim / 16;
 
-  /// `scores` of rows g, g + 8 by columns (see `arch::mma`), `scales` twice those of the values of tokens g and g + 8.
-  /// After it holds p.
-  __device__ __forceinline__ void step(float (&scores)[4], float const (&scales)[2]) {
+  /// `scores` of rows g, g + 8 by columns (see `arch::mma`), which become p. `scale`: the largest of what the lane has
+  /// of the values' scales, twice, and of 1/512 of their residuals.
+  __device__ __forceinline__ void step(float (&scores)[4], float scale) {
     float const largest[2] = {fmaxf(scores[0], scores[2]), fmaxf(scores[1], scores[3])};
     seen_[0] = fmaxf(seen_[0], largest[0]);
     seen_[1] = fmaxf(seen_[1], largest[1]);
     float const excess = fmaxf(largest[0] - reference_[0], largest[1] - reference_[1]);
-    float const scale = fmaxf(scales[0], scales[1]);
-    if (__any_sync(~0u, excess > 8 || scale * inverse_unit_ > 32)) raise(scale);
+    if (arch::any(excess > 8 || scale * inverse_unit_ > 32)) raise(scale);
 #pragma unroll
     for (int i = 0; i < 4; ++i) scores[i] = arch::exp2(scores[i] - reference_[i % 2]);
     sum_[0] += scores[0] + scores[2];
     sum_[1] += scores[1] + scores[3];
   }
 
-  /// o += values · (p · scale); `zeros`: twice those of the tokens' values.
+  /// o += values · (p · scale); `scales`, `zeros`: twice those of the values of tokens g and g + 8.
   template <class Slab>
   __device__ __forceinline__ void add_values(Slab const& slab, float const (&p)[4], float const (&scales)[2],
                                              float const (&zeros)[2]) {
@@ -45,16 +44,12 @@ class warp_softmax {
         [&](int fragment, arch::word(&values)[4]) { slab.values(fragment, values); });
   }
 
-  /// o += A · B: `fragment(i, a)` gives the rows of A that are channels 16 i and following, [16, 16], `rows` those of B
-  /// that the lane has of `arch::mma`'s result, [16, 8].
+  /// o += residuals · p. `fragment(i, a)` gives those of channels 16 i and following, times `residual_factor()`.
   template <class Fragment>
-  __device__ __forceinline__ void add_rows(float (&rows)[4], Fragment&& fragment) {
-    float const largest = fmaxf(fmaxf(fabsf(rows[0]), fabsf(rows[1])), fmaxf(fabsf(rows[2]), fabsf(rows[3])));
-    if (__any_sync(~0u, largest * 2 * inverse_unit_ > largest_operand)) widen(2 * largest / largest_operand);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) rows[i] *= 2 * inverse_unit_;
-    add(as_operand(rows[0], rows[1]), as_operand(rows[2], rows[3]), fragment);
+  __device__ __forceinline__ void add_residuals(float const (&p)[4], Fragment&& fragment) {
+    add(as_operand(p[0], p[1]), as_operand(p[2], p[3]), fragment);
   }
+  __device__ __forceinline__ float residual_factor() const { return 2 * inverse_unit_; }
 
   /// Adds up what the warp's lanes have seen.
   __device__ void reduce() {
@@ -88,7 +83,6 @@ class warp_softmax {
 
  private:
   static constexpr float nothing = -1e30f, smallest_unit = 1e-30f;  // a token of equal values has scale 0
-  static constexpr float largest_operand = 60000;                   // of binary16
 
   static __device__ __forceinline__ float larger(float a, float b) { return fmaxf(a, b); }
 

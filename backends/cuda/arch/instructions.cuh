@@ -61,7 +61,15 @@ __device__ __forceinline__ void copy_async(word shared, void const* global) {
     asm volatile("cp.async.ca.shared.global [%0+%3],[%1+%3],%2;" ::"r"(shared), "l"(global), "n"(Bytes), "n"(Offset)
                  : "memory");
 }
+/// Copies 4 bytes, or writes zeros.
+__device__ __forceinline__ void copy_or_clear(word shared, void const* global, bool copy) {
+  asm volatile("cp.async.ca.shared.global [%0],[%1],4,%2;" ::"r"(shared), "l"(global), "r"(copy ? 4 : 0) : "memory");
+}
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/// Whether it holds for a lane of the warp. Of what all lanes agree on: tells the compiler so, which otherwise would
+/// keep watch over lanes that go different ways.
+__device__ __forceinline__ bool any(bool mine) { return __any_sync(~0u, mine); }
+
 /// Until at most `Groups` of this thread's latest commits are under way.
 template <int Groups>
 __device__ __forceinline__ void wait_for_copies() {

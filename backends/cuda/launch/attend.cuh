@@ -12,10 +12,9 @@ namespace kvquant::cuda {
 template <attend_config Config>
 void launch_configured(attend_launch const& it, cudaStream_t on) {
   attend_params params = it.params;
-  if constexpr (Config.sparse()) params.columns = Config.slot_columns;
   block_shape const shape = choose_block(Config, static_cast<int>(params.columns));
   params.tiles_per_chunk = static_cast<std::uint32_t>(shape.tiles_per_chunk);
-  auto* const kernel = attend_kernel<Config.bits, Config.head_dim, Config.slot_columns>;
+  auto* const kernel = attend_kernel<Config.bits, Config.head_dim, Config.sparse>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes)),
         "cudaFuncSetAttribute");
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
@@ -27,16 +26,9 @@ void launch_configured(attend_launch const& it, cudaStream_t on) {
 
 template <int Bits, int HeadDim>
 void launch_attend(attend_launch const& it, cudaStream_t on) {
-  if constexpr (Bits == 16)
-    launch_configured<attend_config{Bits, HeadDim, 0}>(it, on);
-  else if (!it.sparse)
-    launch_configured<attend_config{Bits, HeadDim, 0}>(it, on);
-  else if (it.params.columns == 1)
-    launch_configured<attend_config{Bits, HeadDim, 1}>(it, on);
-  else if (it.params.columns <= 4)
-    launch_configured<attend_config{Bits, HeadDim, 4}>(it, on);
-  else
-    launch_configured<attend_config{Bits, HeadDim, 8}>(it, on);
+  if constexpr (Bits != 16)
+    if (it.sparse) return launch_configured<attend_config{Bits, HeadDim, true}>(it, on);
+  launch_configured<attend_config{Bits, HeadDim, false}>(it, on);
 }
 
 }  // namespace kvquant::cuda
