@@ -56,7 +56,7 @@ class plan {
   }
 
  private:
-  /// Sinks and tail by themselves, the pages in splits.
+  /// The pages in splits, sinks and tail with the last.
   void add_items(attend_args const& args, work_item of, std::uint32_t const* page_ids, model_shape const& shape,
                  policy const& how, std::size_t multiprocessors) {
     layer_view const& cache = args.cache;
@@ -68,16 +68,18 @@ class plan {
     auto const last = pages.first_tile + pages.tiles;
     auto const per_split = static_cast<std::int32_t>(how.tiles_per_split(
         static_cast<std::size_t>(pages.tiles), static_cast<std::size_t>(shape.kv_heads), multiprocessors));
-    for (; pages.first_tile < last; pages.first_tile += per_split) {
-      pages.tiles = std::min(per_split, last - pages.first_tile);
+    for (; last - pages.first_tile > per_split; pages.first_tile += per_split) {
       of.runs[0] = pages;
+      of.runs[0].tiles = per_split;
       add_item(of, shape);
     }
-    of.runs[0] = run_of(0, sinks, 0, 0);
-    of.runs[1] = run_of(sealed_end, cache.tail_k.rows, seen_from, args.window);
-    set_exact(of.runs[0], cache.sink_k, cache.sink_v);
-    set_exact(of.runs[1], cache.tail_k, cache.tail_v);
-    if (of.runs[0].tiles + of.runs[1].tiles > 0) add_item(of, shape);
+    pages.tiles = last - pages.first_tile;
+    of.runs[0] = pages;
+    of.runs[1] = run_of(0, sinks, 0, 0);
+    of.runs[2] = run_of(sealed_end, cache.tail_k.rows, seen_from, args.window);
+    set_exact(of.runs[1], cache.sink_k, cache.sink_v);
+    set_exact(of.runs[2], cache.tail_k, cache.tail_v);
+    if (of.runs[0].tiles + of.runs[1].tiles + of.runs[2].tiles > 0) add_item(of, shape);
   }
   void add_item(work_item of, model_shape const& shape) {
     of.partial = records;

@@ -101,10 +101,8 @@ std::vector<std::uint32_t> make_levels(typename K::table const& keys, typename V
     append_level_pairs<K>(keys, out);
     append_level_pairs<V>(values, out);
   } else {
-    for (int lane = 0; lane < warp_lanes; ++lane) {
-      append_level_bytes<K>(keys, out);
-      append_level_bytes<V>(values, out);
-    }
+    for (int lane = 0; lane < warp_lanes; ++lane) append_level_bytes<K>(keys, out);
+    for (int lane = 0; lane < warp_lanes; ++lane) append_level_bytes<V>(values, out);
   }
   return out;
 }

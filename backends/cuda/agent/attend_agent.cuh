@@ -39,8 +39,7 @@ class attend_agent {
     if constexpr (Config.angles_in_shared()) fill<slabs_per_page * warp_lanes>(plan_.angles, params_.model.key_angles);
     residuals const sparse = make_residuals();
 #pragma unroll 1
-    for (int i = 0; i < 2; ++i) {
-      token_run const run = item_.runs[i];
+    for (token_run const& run : item_.runs) {
       if (run.tiles == 0) continue;
       __syncthreads();
       queries_.prepare(run, run.pages == nullptr ? 1 : unit, columns());

@@ -17,8 +17,8 @@ enum class side { k, v };
 class register_levels {
  public:
   __device__ register_levels(word const* levels, std::byte*) {
-    uint4 const* const mine = reinterpret_cast<uint4 const*>(levels) + threadIdx.x % warp_lanes * 2;
-    uint4 const k = mine[0], v = mine[1];
+    uint4 const* const mine = reinterpret_cast<uint4 const*>(levels) + threadIdx.x % warp_lanes;
+    uint4 const k = mine[0], v = mine[warp_lanes];
     k_[0] = k.x, k_[1] = k.y, k_[2] = k.z, k_[3] = k.w;
     v_[0] = v.x, v_[1] = v.y, v_[2] = v.z, v_[3] = v.w;
   }
@@ -45,9 +45,17 @@ class shared_levels {
  public:
   /// `table`: the start of the block's shared memory.
   __device__ shared_levels(word const* levels, std::byte* table) : lane_(threadIdx.x % warp_lanes * 4) {
-    for (int i = static_cast<int>(threadIdx.x); i < 256 * 16; i += static_cast<int>(blockDim.x)) {
-      word const pair = levels[(i % 16 < 8 ? 0 : 256) + i / 16];
-      reinterpret_cast<uint4*>(table)[i] = make_uint4(pair, pair, pair, pair);
+    int const threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
+    int const lane = thread % warp_lanes;
+    for (int done = 0; done < 2 * 256; done += threads) {  // threads: a power of 2
+      int const first = done + thread - lane;
+      word const mine = levels[done + thread];
+#pragma unroll
+      for (int i = 0; i < warp_lanes; i += 4) {  // eight lanes write a pair's copies
+        int const from = i + lane / 8, side = first / 256, codes = first % 256 + from;
+        word const pair = __shfl_sync(~0u, mine, from);
+        reinterpret_cast<uint4*>(table)[(codes * 2 + side) * 8 + lane % 8] = make_uint4(pair, pair, pair, pair);
+      }
     }
   }
 

@@ -33,7 +33,7 @@ struct model_tables {
 /// Of one layer.
 struct layer_tables {
   std::uint32_t const* levels;  ///< of keys, then of values: at 4 bits [2, 256] pairs of levels, at 2 and 3 bits
-                                ///< [32 lanes, 2, 4]: the low bytes of 8 levels, their high bytes
+                                ///< [2, 32 lanes, 4]: the low bytes of 8 levels, their high bytes
   four_words const* key_maps;   ///< [kv_heads, head_dim / 16, 4]: scales, zeros of two firsts, then of their seconds
   float const* key_units;       ///< [kv_heads]: what keys are divided by to be well inside binary16
 };
@@ -50,7 +50,7 @@ struct token_run {
 
 /// What one block of threads does for one KV head: some queries of a sequence over parts of its runs.
 struct work_item {
-  token_run runs[2];                   ///< some pages; or sinks and tail
+  token_run runs[3];                   ///< some pages; of the last of a sequence, sinks and tail
   float const* q;                      ///< [rows, q_heads · head_dim], from the sequence's first query
   std::int32_t first_column, columns;  ///< columns are (row, head of the group), rows first; at most `query_columns`
   std::int32_t position;               ///< of row 0
