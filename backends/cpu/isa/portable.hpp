@@ -70,14 +70,14 @@ struct elements {
   alignas(16) typename In::element x[In::size];
   explicit elements(In const& in) { store(x, in); }
 };
-/// Of 16 bits that hold two of 8: the lower and the higher; of 32 bits that hold two of 16 as well.
-template <class Wide, int Bits, class V>
+/// Of 16 bits that hold two of 8: the lower and the higher.
+template <class V>
 HWY_INLINE auto lower(V v) {
-  return hn::ShiftRight<Bits>(hn::ShiftLeft<Bits>(hn::BitCast(Wide{}, v)));
+  return hn::ShiftRight<8>(hn::ShiftLeft<8>(hn::BitCast(shorts::tag{}, v)));
 }
-template <class Wide, int Bits, class V>
+template <class V>
 HWY_INLINE auto higher(V v) {
-  return hn::ShiftRight<Bits>(hn::BitCast(Wide{}, v));
+  return hn::ShiftRight<8>(hn::BitCast(shorts::tag{}, v));
 }
 using unsigned_shorts = quarters<std::uint16_t>::tag;
 }  // namespace detail
@@ -215,8 +215,7 @@ inline shorts multiply_pairs(bytes a, bytes b) {
         shorts::tag const d;
         auto const even = hn::And(hn::BitCast(d, x), hn::Set(d, 0xff));
         auto const odd = hn::BitCast(d, hn::ShiftRight<8>(hn::BitCast(detail::unsigned_shorts{}, x)));
-        return hn::Add(hn::Mul(even, detail::lower<shorts::tag, 8>(y)),
-                       hn::Mul(odd, detail::higher<shorts::tag, 8>(y)));
+        return hn::Add(hn::Mul(even, detail::lower(y)), hn::Mul(odd, detail::higher(y)));
       },
       a, b);
 }
@@ -224,20 +223,15 @@ inline shorts multiply_pairs(bytes a, bytes b) {
 inline ints dot(ints sum, shorts a, shorts b) {
   return detail::each<ints>(
       [](auto before, auto x, auto y) {
-        auto const even = hn::Mul(detail::lower<ints::tag, 16>(x), detail::lower<ints::tag, 16>(y));
-        auto const odd = hn::Mul(detail::higher<ints::tag, 16>(x), detail::higher<ints::tag, 16>(y));
-        return hn::Add(before, hn::Add(even, odd));
+        ints::tag const d;
+        auto second = hn::Zero(d);
+        auto const first = hn::ReorderWidenMulAccumulate(d, x, y, hn::Zero(d), second);
+        return hn::Add(before, hn::RearrangeToOddPlusEven(first, second));
       },
       sum, a, b);
 }
 /// sum + products of unsigned a, below 128, and signed b, four at a time.
-inline ints dot(ints sum, bytes a, bytes b) {
-  return detail::each<ints>(
-      [](auto before, auto x) {
-        return hn::Add(before, hn::Add(detail::lower<ints::tag, 16>(x), detail::higher<ints::tag, 16>(x)));
-      },
-      sum, multiply_pairs(a, b));
-}
+inline ints dot(ints sum, bytes a, bytes b) { return dot(sum, multiply_pairs(a, b), detail::repeat<shorts>(1)); }
 
 /// A table of 2^Bits bytes, repeated to the sixteen that four bits choose from.
 template <int Bits>
