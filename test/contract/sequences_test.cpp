@@ -119,6 +119,18 @@ TEST_CASE("a page that was cut is read up to its cut", "[contract]") {
   }
 }
 
+TEST_CASE("slots beyond those that a backend may have ready count too", "[contract]") {
+  int const head_dim = GENERATE(64, 256);
+  auto const what = make_problem({.shape = make_shape(2, 2, head_dim), .outliers_k = 0.06, .outliers_v = 0.05}, 200);
+  for (candidate const& with : under_test().candidates) {
+    CAPTURE(with.spec, head_dim);
+    auto const held = with.make(what, what.tokens());
+    filled const tokens(what, *held);
+    auto const q = make_queries(what, 3);
+    check_agrees(tokens.attend(q), tokens.expected(q));
+  }
+}
+
 TEST_CASE("a layer is read with its own tokens and tables", "[contract]") {
   auto const what = make_problem({.shape = make_shape(2, 1, 64, {}, 3)}, 150);
   for (candidate const& with : under_test().candidates) {

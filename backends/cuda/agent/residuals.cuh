@@ -98,8 +98,7 @@ class residual_buffer {
     slots.template for_each<Side>([&](word place, float) { places_[place] = __ushort_as_half(0); });
   }
   __device__ __forceinline__ void read(int fragment, word (&out)[4]) const {
-    uint4 const it = mine_[fragment * warp_lanes];
-    out[0] = it.x, out[1] = it.y, out[2] = it.z, out[3] = it.w;
+    arch::load_four(mine_ + fragment * warp_lanes, out);
   }
 
  private:

@@ -34,7 +34,8 @@ struct attend_config {
   KVQ_HD constexpr fragment_offsets offsets() const { return {bits, head_dim, sparse ? 1u : 0u, 0}; }
   KVQ_HD constexpr std::size_t slab_bytes() const { return offsets().slab_bytes; }
   KVQ_HD constexpr std::size_t stage_bytes() const {
-    return slab_bytes() + (sparse ? warp_lanes * 16 : 0);  // of both sides' slots, lane by lane
+    // Slots of both sides, as far apart as the lanes' pieces of codes.
+    return slab_bytes() + (sparse ? warp_lanes * 16 : 0);
   }
   /// Residuals of one side of a slab, in binary16.
   KVQ_HD constexpr std::size_t residual_bytes() const {

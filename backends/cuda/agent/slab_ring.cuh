@@ -99,9 +99,9 @@ class slab_ring {
   template <int... Rounds>
   static __device__ __forceinline__ void copy_codes(word to, std::byte const* from,
                                                     std::integer_sequence<int, Rounds...>) {
-    (arch::copy_async<16, Rounds * warp_lanes * 16>(to, from), ...);
+    (arch::copy_async<Rounds * warp_lanes * 16>(to, from), ...);
     constexpr int left = pieces % warp_lanes, done = pieces - left;
-    if (lane() < left) arch::copy_async<16, done * 16>(to, from);
+    if (lane() < left) arch::copy_async<done * 16>(to, from);
   }
   /// `from`: the lane's part of the slab; `run`: a `slot_run`. Zeros where the lane has none.
   __device__ __forceinline__ void copy_slots(std::byte* to, std::byte const* from, std::uint32_t slots,

@@ -43,33 +43,26 @@ __device__ __forceinline__ float exp2(float x) {
 
 __device__ __forceinline__ word shared_address(void const* p) { return static_cast<word>(__cvta_generic_to_shared(p)); }
 
-/// Four 8 x 8 matrices of binary16 whose rows, 16 bytes each, lie at the lanes' addresses, turned about the diagonals.
-__device__ __forceinline__ void load_transposed(word (&out)[4], word address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3},[%4];"
-               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
-               : "r"(address)
-               : "memory");
-}
-
-/// Copies that go on while the thread does, from `Offset` bytes behind one address to as far behind another. `Bytes` is
-/// 4 or 16, and of 16 none stays in the first-level cache.
-template <int Bytes, int Offset = 0>
-__device__ __forceinline__ void copy_async(word shared, void const* global) {
-  if constexpr (Bytes == 16)
-    asm volatile("cp.async.cg.shared.global [%0+%2],[%1+%2],16;" ::"r"(shared), "l"(global), "n"(Offset) : "memory");
-  else
-    asm volatile("cp.async.ca.shared.global [%0+%3],[%1+%3],%2;" ::"r"(shared), "l"(global), "n"(Bytes), "n"(Offset)
-                 : "memory");
-}
-/// Copies 4 bytes, or writes zeros.
-__device__ __forceinline__ void copy_or_clear(word shared, void const* global, bool copy) {
-  asm volatile("cp.async.ca.shared.global [%0],[%1],4,%2;" ::"r"(shared), "l"(global), "r"(copy ? 4 : 0) : "memory");
-}
-__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Whether it holds for a lane of the warp. Of what all lanes agree on: tells the compiler so, which otherwise would
 /// keep watch over lanes that go different ways.
 __device__ __forceinline__ bool any(bool mine) { return __any_sync(~0u, mine); }
 
+__device__ __forceinline__ void load_four(uint4 const* from, word* out) {
+  uint4 const it = *from;
+  out[0] = it.x, out[1] = it.y, out[2] = it.z, out[3] = it.w;
+}
+
+/// Copies 16 bytes while the thread goes on, past the first-level cache, from `Offset` bytes behind one address to as
+/// far behind another.
+template <int Offset>
+__device__ __forceinline__ void copy_async(word shared, void const* global) {
+  asm volatile("cp.async.cg.shared.global [%0+%2],[%1+%2],16;" ::"r"(shared), "l"(global), "n"(Offset) : "memory");
+}
+/// Copies 4 bytes while the thread goes on, or writes zeros.
+__device__ __forceinline__ void copy_or_clear(word shared, void const* global, bool copy) {
+  asm volatile("cp.async.ca.shared.global [%0],[%1],4,%2;" ::"r"(shared), "l"(global), "r"(copy ? 4 : 0) : "memory");
+}
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Until at most `Groups` of this thread's latest commits are under way.
 template <int Groups>
 __device__ __forceinline__ void wait_for_copies() {

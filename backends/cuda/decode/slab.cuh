@@ -32,13 +32,8 @@ class slab_codes {
 
   static __device__ __forceinline__ void load(std::byte const* mine, word (&packed)[words]) {
 #pragma unroll
-    for (int chunk = 0; chunk < chunks; ++chunk) {
-      uint4 const it = reinterpret_cast<uint4 const*>(mine)[chunk * warp_lanes];
-      packed[4 * chunk] = it.x;
-      packed[4 * chunk + 1] = it.y;
-      packed[4 * chunk + 2] = it.z;
-      packed[4 * chunk + 3] = it.w;
-    }
+    for (int chunk = 0; chunk < chunks; ++chunk)
+      arch::load_four(reinterpret_cast<uint4 const*>(mine) + chunk * warp_lanes, packed + 4 * chunk);
 #pragma unroll
     for (int i = 4 * chunks; i < words; ++i)
       packed[i] = reinterpret_cast<word const*>(mine - threadIdx.x % warp_lanes * 12)[i * warp_lanes];
@@ -90,11 +85,7 @@ class slab_codes<16, HeadDim> {
 
  private:
   __device__ __forceinline__ void read(int chunk, word (&out)[4]) const {
-    uint4 const it = chunks_[chunk * warp_lanes];
-    out[0] = it.x;
-    out[1] = it.y;
-    out[2] = it.z;
-    out[3] = it.w;
+    arch::load_four(chunks_ + chunk * warp_lanes, out);
   }
   uint4 const* chunks_;
 };
