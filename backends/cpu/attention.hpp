@@ -160,7 +160,12 @@ class attention {
 
   static model_tables make_model(artifact_info const& info, rope const& rotation) {
     page_geometry const geometry = geometry_for<S>(info);
-    return {info.shape, geometry, quad_offsets(geometry), access_of(geometry), rotation_tables(rotation, geometry)};
+    return {info.shape,
+            geometry,
+            quad_offsets(geometry),
+            page_steps(geometry),
+            access_of(geometry),
+            rotation_tables(rotation, geometry)};
   }
 
   void run_wave(int layer, workspace& work, executor_ref executor) const {

@@ -41,7 +41,8 @@ struct key_slot {
   static constexpr std::size_t most_pairs = 128;
   static constexpr std::size_t token(std::size_t index) { return index % page_tokens; }
   static constexpr std::size_t member(std::size_t index) { return index / page_tokens; }  ///< pair, + most_pairs
-  static constexpr std::size_t partner(std::size_t member) { return member ^ most_pairs; }
+  /// Pair and token alone.
+  static constexpr std::size_t angle(std::size_t index) { return index % (most_pairs * page_tokens); }
   static std::size_t encode(page_geometry const& geometry, std::size_t element) {
     std::size_t const channel = element % geometry.head_dim, turned = geometry.rotary_dim / 2;
     bool const split = channel < 2 * turned && geometry.pairing == rope_pairing::half_split;

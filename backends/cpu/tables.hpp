@@ -43,13 +43,13 @@ inline pair_access access_of(page_geometry const& geometry) {
 struct rotation_tables {
   /// cos and sin in 16 bits are `unit16` times as large.
   static constexpr int unit16 = 2047;
-  /// Those of slots, which nothing is multiplied with in integers.
+  /// Those of slots: two products of such numbers stay in 32 bits.
   static constexpr int slot_unit16 = 32767;
 
   std::size_t pairs, turned;               ///< of a head; those that RoPE turns
   line_vector<float> cos, sin;             ///< [page_tokens, padded(pairs)]
   line_vector<float> step_cos, step_sin;   ///< [padded(pairs)] of page_tokens
-  line_vector<std::int16_t> by_slot;       ///< [2 · key_slot::most_pairs, page_tokens, {cos, sin}]; see `set_slot`
+  line_vector<std::int16_t> by_slot;       ///< [pairs, page_tokens, {cos, sin}]
   line_vector<std::int16_t> cos16, sin16;  ///< [pairs / 2, page_tokens, 2 pairs]
   float factor;                            ///< attention factor
 
@@ -60,7 +60,7 @@ struct rotation_tables {
         sin(page_tokens * padded(pairs), 0),
         step_cos(padded(pairs), 1),
         step_sin(padded(pairs), 0),
-        by_slot(2 * key_slot::most_pairs * page_tokens * 2),
+        by_slot(pairs * page_tokens * 2),
         cos16(pairs * page_tokens),
         sin16(pairs * page_tokens),
         factor(static_cast<float>(rotation.attention_factor())) {
@@ -84,21 +84,14 @@ struct rotation_tables {
     }
     cos[token * padded(pairs) + pair] = as_float(c);
     sin[token * padded(pairs) + pair] = as_float(s);
-    set_slot(token, pair, c, s);
+    std::size_t const by_slot_at = (pair * page_tokens + token) * 2;
+    by_slot[by_slot_at] = as_int16(c * slot_unit16);
+    by_slot[by_slot_at + 1] = as_int16(s * slot_unit16);
     std::size_t const at16 = (pair / 2 * page_tokens + token) * 2 + pair % 2;
     cos16[at16] = as_int16(c * unit16);
     sin16[at16] = as_int16(s * unit16);
   }
 
-  /// Where a slot's index finds what turns its member: the query's pair (A, B) meets the first of a pair of keys as
-  /// A cos + B sin, the second as B cos − A sin.
-  void set_slot(std::size_t token, std::size_t pair, double c, double s) {
-    for (std::size_t second = 0; second < 2; ++second) {
-      std::size_t const at = ((second * key_slot::most_pairs + pair) * page_tokens + token) * 2;
-      by_slot[at] = as_int16(c * slot_unit16);
-      by_slot[at + 1] = as_int16((second == 0 ? s : -s) * slot_unit16);
-    }
-  }
   static std::int16_t as_int16(double x) { return static_cast<std::int16_t>(std::lround(x)); }
 };
 

@@ -25,6 +25,8 @@ struct bytes {
   __m256i low, high;
 };  ///< 64
 
+/// Sums of integers, `ints`, that stay in registers beside what goes into them.
+inline constexpr std::size_t held_sums = 2;
 /// Bits of a probability: two parts of 7 bits, so that no sum of two products with 8-bit numbers leaves 16 bits.
 inline constexpr int probability_bits = 14;
 
@@ -157,6 +159,11 @@ inline void store_parts(ints x, std::uint8_t* high, std::uint8_t* low) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(high), _mm256_castsi256_si128(in_order));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(low), _mm256_extracti128_si256(in_order, 1));
 }
+/// The low 16 bits of each: [16, {low, high}] under floats' names.
+inline floats pair_low(ints low, ints high) {
+  return {_mm256_castsi256_ps(_mm256_blend_epi16(low.low, _mm256_slli_epi32(high.low, 16), 0xaa)),
+          _mm256_castsi256_ps(_mm256_blend_epi16(low.high, _mm256_slli_epi32(high.high, 16), 0xaa))};
+}
 /// The low 16 bits of each: [16].
 inline void store_low(std::int16_t* p, ints x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), detail::low_halves(x.low, x.high));
@@ -189,6 +196,19 @@ inline ints dot(ints sum, shorts a, shorts b) {
 /// sum + products of unsigned a, below 128, and signed b, four at a time.
 inline ints dot(ints sum, bytes a, bytes b) { return dot(sum, multiply_pairs(a, b), repeat_shorts(0x00010001)); }
 
+/// Products of `Lanes` pairs, 1 or 4, with one pair, each added up: [Lanes, 2] and [2].
+template <std::size_t Lanes>
+inline slot_floats<Lanes> dot_each(std::int16_t const* pairs, std::int16_t const* by) {
+  std::int32_t first, both;
+  std::memcpy(&first, pairs, sizeof(first));
+  std::memcpy(&both, by, sizeof(both));
+  if constexpr (Lanes == 1)
+    return _mm_cvtss_f32(_mm_cvtepi32_ps(_mm_madd_epi16(_mm_cvtsi32_si128(first), _mm_cvtsi32_si128(both))));
+  else
+    return _mm_cvtepi32_ps(
+        _mm_madd_epi16(_mm_load_si128(reinterpret_cast<__m128i const*>(pairs)), _mm_set1_epi32(both)));
+}
+
 /// A table of 2^Bits bytes for each place of a code in the four bits that a shuffle looks at; what the other bits are
 /// does not matter.
 template <int Bits>
@@ -219,41 +239,21 @@ inline __m256i join_code(__m256i low_two, __m256i third) {
                          _mm256_and_si256(_mm256_srli_epi16(third, Bit - 2), _mm256_set1_epi8(4)));
 }
 
-/// Half of each of eight blocks: the bytes from `packed` of every line.
-template <int Bits>
-[[gnu::always_inline]] inline void unpack_half(std::uint8_t const* packed, code_table<Bits> const& table,
-                                               __m256i (&out)[8]) {
-  __m256i lines[Bits];
-  for (std::size_t i = 0; i < Bits; ++i) lines[i] = load(packed + 64 * i);
-  if constexpr (Bits == 4)
-    for (std::size_t i = 0; i < 4; ++i) {
-      out[2 * i] = table.template look_up<0>(lines[i]);
-      out[2 * i + 1] = table.template look_up<4>(lines[i]);
-    }
-  if constexpr (Bits == 2)
-    for (std::size_t i = 0; i < 2; ++i)
-      for (std::size_t place = 0; place < 2; ++place) {
-        out[4 * i + place] = table.template look_up<0>(lines[i], place);
-        out[4 * i + 2 + place] = table.template look_up<4>(lines[i], place);
-      }
-  if constexpr (Bits == 3) {
-    for (std::size_t i = 0; i < 3; ++i) {
-      out[2 * i] = table.template look_up<0>(lines[i]);
-      out[2 * i + 1] = table.template look_up<3>(lines[i]);
-    }
-    out[6] = table.look_up_index(join_code<6>(lines[0], lines[2]));
-    out[7] = table.look_up_index(join_code<7>(lines[1], lines[2]));
-  }
+/// Half of a block: the bytes from `packed` of every line.
+template <int Bits, std::size_t Block>
+[[gnu::always_inline]] inline __m256i unpack_half(std::uint8_t const* packed, code_table<Bits> const& table) {
+  auto const line = [&](std::size_t i) { return load(packed + 64 * i); };
+  if constexpr (Bits == 4) return table.template look_up<Block % 2 * 4>(line(Block / 2));
+  if constexpr (Bits == 2) return table.template look_up<Block % 4 / 2 * 4>(line(Block / 4), Block % 2);
+  if constexpr (Bits == 3 && Block < 6) return table.template look_up<Block % 2 * 3>(line(Block / 2));
+  if constexpr (Bits == 3 && Block >= 6) return table.look_up_index(join_code<Block>(line(Block - 6), line(2)));
 }
 }  // namespace detail
 
-/// What the codes of eight blocks read as; see `eight_blocks.hpp`.
-template <int Bits>
-[[gnu::always_inline]] inline void unpack(std::uint8_t const* packed, code_table<Bits> const& table, bytes (&out)[8]) {
-  __m256i low[8], high[8];
-  detail::unpack_half(packed, table, low);
-  detail::unpack_half(packed + 32, table, high);
-  for (std::size_t i = 0; i < 8; ++i) out[i] = {low[i], high[i]};
+/// What the codes of one of eight blocks read as; see `eight_blocks.hpp`.
+template <int Bits, std::size_t Block>
+[[gnu::always_inline]] inline bytes unpack_block(std::uint8_t const* packed, code_table<Bits> const& table) {
+  return {detail::unpack_half<Bits, Block>(packed, table), detail::unpack_half<Bits, Block>(packed + 32, table)};
 }
 
 // Words of sealing.

@@ -25,6 +25,8 @@ struct bytes {
   __m512i v;
 };  ///< 64
 
+/// Sums of integers, `ints`, that stay in registers beside what goes into them.
+inline constexpr std::size_t held_sums = 16;
 /// Bits of a probability: two parts, the higher of which fills a byte.
 inline constexpr int probability_bits = 15;
 
@@ -102,6 +104,10 @@ inline void store_parts(ints x, std::uint8_t* high, std::uint8_t* low) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(low),
                    _mm512_cvtepi32_epi8(_mm512_and_si512(x.v, _mm512_set1_epi32(127))));
 }
+/// The low 16 bits of each: [16, {low, high}] under floats' names.
+inline floats pair_low(ints low, ints high) {
+  return {_mm512_castsi512_ps(_mm512_mask_blend_epi16(0xaaaaaaaa, low.v, _mm512_slli_epi32(high.v, 16)))};
+}
 /// The low 16 bits of each: [16].
 inline void store_low(std::int16_t* p, ints x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(x.v));
@@ -127,6 +133,19 @@ inline ints dot(ints sum, shorts a, shorts b) { return {_mm512_dpwssd_epi32(sum.
 /// sum + products of unsigned a and signed b, four at a time.
 inline ints dot(ints sum, bytes a, bytes b) { return {_mm512_dpbusd_epi32(sum.v, a.v, b.v)}; }
 
+/// Products of `Lanes` pairs, 1 or 4, with one pair, each added up: [Lanes, 2] and [2].
+template <std::size_t Lanes>
+inline slot_floats<Lanes> dot_each(std::int16_t const* pairs, std::int16_t const* by) {
+  std::int32_t first, both;
+  std::memcpy(&first, pairs, sizeof(first));
+  std::memcpy(&both, by, sizeof(both));
+  if constexpr (Lanes == 1)
+    return _mm_cvtss_f32(_mm_cvtepi32_ps(_mm_madd_epi16(_mm_cvtsi32_si128(first), _mm_cvtsi32_si128(both))));
+  else
+    return _mm_cvtepi32_ps(
+        _mm_madd_epi16(_mm_load_si128(reinterpret_cast<__m128i const*>(pairs)), _mm_set1_epi32(both)));
+}
+
 /// A table of 2^Bits bytes for each place of a code in the six bits that a permute looks at; what the other bits are
 /// does not matter.
 template <int Bits>
@@ -151,29 +170,21 @@ struct code_table {
   bytes look_up(std::size_t place, __m512i codes) const { return {_mm512_permutexvar_epi8(codes, at[place].v)}; }
 };
 
-/// What the codes of eight blocks read as; see `eight_blocks.hpp`.
-template <int Bits>
-[[gnu::always_inline]] inline void unpack(std::uint8_t const* packed, code_table<Bits> const& table, bytes (&out)[8]) {
-  __m512i lines[Bits];
-  for (std::size_t i = 0; i < Bits; ++i) lines[i] = load_bytes(packed + 64 * i).v;
+/// What the codes of one of eight blocks read as; see `eight_blocks.hpp`.
+template <int Bits, std::size_t Block>
+[[gnu::always_inline]] inline bytes unpack_block(std::uint8_t const* packed, code_table<Bits> const& table) {
+  auto const line = [&](std::size_t i) { return load_bytes(packed + 64 * i).v; };
   if constexpr (Bits == 4)
-    for (std::size_t i = 0; i < 4; ++i) {
-      out[2 * i] = table.look_up(0, lines[i]);
-      out[2 * i + 1] = table.look_up(1, _mm512_srli_epi16(lines[i], 2));
-    }
+    return table.look_up(Block % 2, Block % 2 == 0 ? line(Block / 2) : _mm512_srli_epi16(line(Block / 2), 2));
   if constexpr (Bits == 2)
-    for (std::size_t i = 0; i < 2; ++i) {
-      for (std::size_t place = 0; place < 3; ++place) out[4 * i + place] = table.look_up(place, lines[i]);
-      out[4 * i + 3] = table.look_up(2, _mm512_srli_epi16(lines[i], 2));
-    }
-  if constexpr (Bits == 3) {
-    for (std::size_t i = 0; i < 3; ++i)
-      for (std::size_t place = 0; place < 2; ++place) out[2 * i + place] = table.look_up(place, lines[i]);
+    return Block % 4 < 3 ? table.look_up(Block % 4, line(Block / 4))
+                         : table.look_up(2, _mm512_srli_epi16(line(Block / 4), 2));
+  if constexpr (Bits == 3 && Block < 6) return table.look_up(Block % 2, line(Block / 2));
+  if constexpr (Bits == 3 && Block >= 6) {
     // Bits 4 and 5 of the index: the code's low two; bit 3: its third.
-    __m512i const low_two = _mm512_set1_epi8(0x30);
-    __m512i const six = _mm512_srli_epi16(lines[0], 2), seven = _mm512_srli_epi16(lines[1], 2);
-    out[6] = table.look_up(2, _mm512_ternarylogic_epi32(low_two, six, _mm512_srli_epi16(lines[2], 3), 0xca));
-    out[7] = table.look_up(2, _mm512_ternarylogic_epi32(low_two, seven, _mm512_srli_epi16(lines[2], 4), 0xca));
+    __m512i const low_two = _mm512_set1_epi8(0x30), own = _mm512_srli_epi16(line(Block - 6), 2),
+                  third = _mm512_srli_epi16(line(2), Block - 3);
+    return table.look_up(2, _mm512_ternarylogic_epi32(low_two, own, third, 0xca));
   }
 }
 

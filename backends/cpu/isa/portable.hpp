@@ -33,6 +33,8 @@ struct ints : quarters<std::int32_t> {};    ///< 16
 struct shorts : quarters<std::int16_t> {};  ///< 32
 struct bytes : quarters<std::uint8_t> {};   ///< 64
 
+/// Sums of integers, `ints`, that stay in registers beside what goes into them.
+inline constexpr std::size_t held_sums = 2;
 /// Bits of a probability: two parts of 7 bits, so that no sum of two products with 8-bit numbers leaves 16 bits.
 inline constexpr int probability_bits = 14;
 
@@ -158,7 +160,7 @@ inline floats sum_each(float const (*parts)[16]) {
 inline void store_transposed(float* p, floats const (&x)[4]) {
   for (std::size_t n = 0; n < 4; ++n) {
     detail::elements const row(x[n]);
-    for (std::size_t i = 0; i < 16; ++i) p[4 * i + n] = row.x[i];
+    for (std::size_t i = 0; i < 16; ++i) std::memcpy(p + 4 * i + n, &row.x[i], sizeof(float));
   }
 }
 
@@ -180,6 +182,15 @@ inline void store_parts(ints x, std::uint8_t* high, std::uint8_t* low) {
     high[i] = static_cast<std::uint8_t>(from.x[i] >> 7);
     low[i] = static_cast<std::uint8_t>(from.x[i] & 127);
   }
+}
+/// The low 16 bits of each: [16, {low, high}] under floats' names.
+inline floats pair_low(ints low, ints high) {
+  return detail::each<floats>(
+      [](auto x, auto y) {
+        ints::tag const d;
+        return hn::BitCast(floats::tag{}, hn::Or(hn::And(x, hn::Set(d, 0xffff)), hn::ShiftLeft<16>(y)));
+      },
+      low, high);
 }
 /// The low 16 bits of each: [16].
 inline void store_low(std::int16_t* p, ints x) {
@@ -233,6 +244,16 @@ inline ints dot(ints sum, shorts a, shorts b) {
 /// sum + products of unsigned a, below 128, and signed b, four at a time.
 inline ints dot(ints sum, bytes a, bytes b) { return dot(sum, multiply_pairs(a, b), detail::repeat<shorts>(1)); }
 
+/// Products of `Lanes` pairs, 1 or 4, with one pair, each added up: [Lanes, 2] and [2].
+template <std::size_t Lanes>
+inline slot_floats<Lanes> dot_each(std::int16_t const* pairs, std::int16_t const* by) {
+  auto const one = [&](std::size_t n) { return static_cast<float>(pairs[2 * n] * by[0] + pairs[2 * n + 1] * by[1]); };
+  if constexpr (Lanes == 1)
+    return one(0);
+  else
+    return slot_floats<Lanes>{one(0), one(1), one(2), one(3)};
+}
+
 /// A table of 2^Bits bytes, repeated to the sixteen that four bits choose from.
 template <int Bits>
 struct code_table {
@@ -254,43 +275,26 @@ HWY_INLINE V bits(V line) {
   return hn::And(shifted, hn::Set(bytes::tag{}, Mask));
 }
 
-/// A quarter of each of eight blocks as codes: the bytes from `packed` of every line.
-template <int Bits>
-HWY_INLINE void codes_of_quarter(std::uint8_t const* packed, hn::Vec<bytes::tag> (&out)[8]) {
-  hn::Vec<bytes::tag> lines[Bits];
-  for (std::size_t i = 0; i < Bits; ++i) lines[i] = hn::LoadU(bytes::tag{}, packed + 64 * i);
+/// A quarter of a block as codes: the bytes from `packed` of every line.
+template <int Bits, std::size_t Block>
+HWY_INLINE auto codes_of_quarter(std::uint8_t const* packed) {
+  auto const line = [&](std::size_t i) { return hn::LoadU(bytes::tag{}, packed + 64 * i); };
   constexpr int mask = (1 << Bits) - 1;
-  if constexpr (Bits == 4)
-    for (std::size_t i = 0; i < 4; ++i) {
-      out[2 * i] = bits<0, mask>(lines[i]);
-      out[2 * i + 1] = bits<4, mask>(lines[i]);
-    }
-  if constexpr (Bits == 2)
-    for (std::size_t i = 0; i < 2; ++i) {
-      out[4 * i] = bits<0, mask>(lines[i]);
-      out[4 * i + 1] = bits<2, mask>(lines[i]);
-      out[4 * i + 2] = bits<4, mask>(lines[i]);
-      out[4 * i + 3] = bits<6, mask>(lines[i]);
-    }
-  if constexpr (Bits == 3) {
-    for (std::size_t i = 0; i < 3; ++i) {
-      out[2 * i] = bits<0, mask>(lines[i]);
-      out[2 * i + 1] = bits<3, mask>(lines[i]);
-    }
-    out[6] = hn::Or(bits<6, 3>(lines[0]), bits<4, 4>(lines[2]));
-    out[7] = hn::Or(bits<6, 3>(lines[1]), bits<5, 4>(lines[2]));
-  }
+  if constexpr (Bits == 4) return bits<Block % 2 * 4, mask>(line(Block / 2));
+  if constexpr (Bits == 2) return bits<Block % 4 * 2, mask>(line(Block / 4));
+  if constexpr (Bits == 3 && Block < 6) return bits<Block % 2 * 3, mask>(line(Block / 2));
+  if constexpr (Bits == 3 && Block >= 6)
+    return hn::Or(bits<6, 3>(line(Block - 6)), bits<static_cast<int>(Block) - 2, 4>(line(2)));
 }
 }  // namespace detail
 
-/// What the codes of eight blocks read as; see `eight_blocks.hpp`.
-template <int Bits>
-HWY_INLINE void unpack(std::uint8_t const* packed, code_table<Bits> const& table, bytes (&out)[8]) {
-  for (std::size_t quarter = 0; quarter < 4; ++quarter) {
-    hn::Vec<bytes::tag> codes[8];
-    detail::codes_of_quarter<Bits>(packed + 16 * quarter, codes);
-    for (std::size_t i = 0; i < 8; ++i) out[i].v[quarter] = hn::TableLookupBytes(table.entries, codes[i]);
-  }
+/// What the codes of one of eight blocks read as; see `eight_blocks.hpp`.
+template <int Bits, std::size_t Block>
+HWY_INLINE bytes unpack_block(std::uint8_t const* packed, code_table<Bits> const& table) {
+  bytes out;
+  for (std::size_t quarter = 0; quarter < 4; ++quarter)
+    out.v[quarter] = hn::TableLookupBytes(table.entries, detail::codes_of_quarter<Bits, Block>(packed + 16 * quarter));
+  return out;
 }
 
 // Words of sealing.

@@ -1,6 +1,7 @@
 // The kernels, in the namespace and out of the words of the instructions that include this.
 
 #include "backends/cpu/kernel/query.inl"
+#include "backends/cpu/kernel/unrolled.inl"
 
 #include "backends/cpu/kernel/exact_tile.inl"
 

@@ -32,6 +32,7 @@ struct alignas(line_bytes) query_state {
   float a[largest_pairs], b[largest_pairs];  ///< firsts and seconds of its pairs, turned to the base of a tile, scaled
   float out[largest_head_dim];               ///< Σ p · value, but for the offset
   float unit[largest_pairs / lanes];         ///< of its 8-bit or 16-bit entries, for each sixteen pairs
+  float slot_unit;                           ///< of its pairs as keys' slots meet them
   float offset;                              ///< Σ p · zero: the same for every channel
   float m, l;                                ///< softmax state
   std::size_t row, head;                     ///< of the call; of the KV head's group
@@ -46,7 +47,7 @@ struct alignas(line_bytes) query_entries {
 /// Queries that are served together.
 struct alignas(line_bytes) query_chunk {
   query_state queries[largest_together];
-  /// Σ p · residual in parts: [slot_parts(count), head_dim, slot_lanes(count)].
+  /// Σ p · residual in parts: [slot_parts(count), largest_head_dim, slot_lanes(count)].
   float sparse_out[largest_head_dim * largest_together];
   std::size_t count = 0;
 };
@@ -56,14 +57,29 @@ constexpr std::size_t slot_lanes(std::size_t queries) { return queries == 1 ? 1 
 /// Sums of one query's slots go on side by side, so that none waits for the store of the one before.
 constexpr std::size_t slot_parts(std::size_t queries) { return largest_together / slot_lanes(queries); }
 
+/// A number for each query that a slot adds to.
+template <std::size_t Lanes>
+struct slot_numbers;
+template <>
+struct slot_numbers<1> {
+  using type = float;
+};
+template <>
+struct slot_numbers<4> {
+  using type = float __attribute__((vector_size(16)));
+};
+template <std::size_t Lanes>
+using slot_floats = typename slot_numbers<Lanes>::type;
+
 /// What one task writes on its way; one for each worker.
 struct alignas(line_bytes) kernel_scratch {
   query_entries entries[largest_together];
   float scores[largest_together][group_tokens];                                            ///< then probabilities
   std::uint8_t high[largest_together][group_tokens], low[largest_together][group_tokens];  ///< probabilities, in parts
-  float by_token[group_tokens * largest_together];             ///< probabilities, or scores of slots: [, slot_lanes]
-  float members[2 * key_slot::most_pairs * largest_together];  ///< firsts and seconds of pairs: [, slot_lanes]
-  float residuals[page_tokens * largest_head_dim];             ///< of a page's slots of one side
+  float by_token[group_tokens * largest_together];  ///< probabilities, or scores of slots: [, slot_lanes]
+  /// What a slot's pair of cos and sin is multiplied with: [2 · most_pairs, slot_lanes, 2].
+  alignas(line_bytes) std::int16_t members[2 * key_slot::most_pairs * largest_together * 2];
+  float residuals[page_tokens * largest_head_dim];  ///< of a page's slots of one side
   std::int16_t turned_a[page_tokens * largest_pairs], turned_b[page_tokens * largest_pairs];  ///< keys of a page
   std::int8_t values[page_tokens * largest_head_dim];                                         ///< levels of a page
   float partial_dots[largest_together][lanes][lanes];
@@ -93,11 +109,24 @@ struct layer_tables {
   std::unique_ptr<page_reader> reader;  ///< where pages become floats
 };
 
+/// The steps in which a sealed page is read: chunks of its keys, units of its values, some slots at a time of each.
+struct page_steps {
+  static constexpr std::size_t slots_of_step = 4;
+  std::size_t values, key_slots, value_slots, count;  ///< where each begin; keys begin at 0
+
+  explicit page_steps(page_geometry const& it)
+      : values(it.head_dim / 8),
+        key_slots(2 * values),
+        value_slots(key_slots + it.k_slots / slots_of_step),
+        count(value_slots + it.v_slots / slots_of_step) {}
+};
+
 /// One model.
 struct model_tables {
   model_shape shape;
   page_geometry geometry;
   quad_offsets offsets;
+  page_steps steps;
   pair_access access;
   rotation_tables rotation;
 
@@ -132,28 +161,28 @@ struct kernel_set {
   void (*build_turns)(layer_tables&, rotation_tables const&);
 };
 
-/// Touches what will be read next, a few lines at a time, so that it is on its way while something else is computed.
+/// Touches the page that will be read next, a few lines at a time, so that it is on its way while something else is
+/// computed.
 class read_ahead {
  public:
   read_ahead() = default;
-  /// `steps`: how often `step` will be called for each page.
-  read_ahead(std::span<std::byte const* const> pages, std::size_t page_bytes, std::size_t steps)
-      : pages_(pages), page_lines_(page_bytes / line_bytes), lines_((page_lines_ + steps - 1) / steps) {}
+  /// `steps`: how often `step` will be called.
+  read_ahead(std::byte const* page, std::size_t page_bytes, std::size_t steps)
+      : page_(page), lines_(page_bytes / line_bytes), lines_of_step_((lines_ + steps - 1) / steps) {}
 
-  void step() {
-    for (std::size_t i = 0; i < lines_ && page_ < pages_.size(); ++i) {
-      // Into the second level of the cache: the queue of the first is too short for the latency of memory.
-      __builtin_prefetch(pages_[page_] + line_ * line_bytes, 0, 2);
-      if (++line_ == page_lines_) {
-        line_ = 0;
-        ++page_;
-      }
-    }
+  /// The last one may go beyond the page by less than a step.
+  void step(std::size_t index) const {
+    std::size_t const first = index * lines_of_step_;
+    if (first >= lines_) return;
+    std::byte const* const at = page_ + first * line_bytes;
+    for (std::size_t i = 0; i < lines_of_step_; ++i) __builtin_prefetch(at + i * line_bytes, 0, 3);
+    // A function that does nothing but touch is taken for one without effect, and its calls for superfluous.
+    asm volatile("");
   }
 
  private:
-  std::span<std::byte const* const> pages_;
-  std::size_t page_lines_ = 0, lines_ = 0, page_ = 0, line_ = 0;
+  std::byte const* page_ = nullptr;
+  std::size_t lines_ = 0, lines_of_step_ = 0;
 };
 
 }  // namespace kvquant::cpu

@@ -27,7 +27,7 @@ void gather_pairs(T const* row, page_geometry const& geometry, float* a, float* 
 /// q · R(j) k_j for the tokens j of a tile. `k`: [tokens, stride]; `scores`: [Queries], each [page_tokens].
 template <std::size_t Queries, class T>
 void score_exact_keys(split_task const& task, view2d<T const> k, query_chunk const& chunk, kernel_scratch& scratch,
-                      read_ahead& ahead) {
+                      read_ahead const& ahead) {
   rotation_tables const& rotation = task.model.rotation;
   std::size_t const pairs = task.pairs(), all_pairs = padded(pairs);
   pair_access const access = task.model.access;
@@ -59,7 +59,7 @@ void score_exact_keys(split_task const& task, view2d<T const> k, query_chunk con
           }
         }
       }
-      ahead.step();
+      ahead.step(first + t);
 #pragma GCC unroll 4
       for (std::size_t n = 0; n < Queries; ++n) store(scratch.partial_dots[n][t], dots[n]);
     }
@@ -70,7 +70,7 @@ void score_exact_keys(split_task const& task, view2d<T const> k, query_chunk con
 /// out += Σ p · v. `Vectors` of 16 channels at once.
 template <std::size_t Queries, std::size_t Vectors, class T>
 void add_exact_values(view2d<T const> v, std::size_t channel, query_chunk& chunk, kernel_scratch const& scratch,
-                      read_ahead& ahead) {
+                      read_ahead const& ahead) {
   floats out[Queries][Vectors];
 #pragma GCC unroll 4
   for (std::size_t n = 0; n < Queries; ++n)
@@ -78,7 +78,7 @@ void add_exact_values(view2d<T const> v, std::size_t channel, query_chunk& chunk
     for (std::size_t i = 0; i < Vectors; ++i) out[n][i] = load(chunk.queries[n].out + channel + lanes * i);
   for (std::size_t t = 0; t < v.rows; ++t) {
     T const* const row = v.row(t).data() + channel;
-    ahead.step();
+    if (channel == 0) ahead.step(page_tokens + t);
 #pragma GCC unroll 8
     for (std::size_t i = 0; i < Vectors; ++i) {
       floats const x = load(row + lanes * i);
@@ -95,7 +95,7 @@ void add_exact_values(view2d<T const> v, std::size_t channel, query_chunk& chunk
 /// `ahead`: touches what comes next while this is computed.
 template <std::size_t Queries, class T>
 void attend_exact_tile(split_task const& task, view2d<T const> k, view2d<T const> v, run where, tile_place const& place,
-                       query_chunk& chunk, kernel_scratch& scratch, read_ahead& ahead) {
+                       query_chunk& chunk, kernel_scratch& scratch, read_ahead const& ahead) {
   std::size_t const d = task.head_dim();
   score_exact_keys<Queries>(task, k, chunk, scratch, ahead);
   for (std::size_t n = 0; n < Queries; ++n) {

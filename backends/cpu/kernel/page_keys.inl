@@ -43,9 +43,13 @@ inline void set_pair_entries(query_state const& q, key_head const& keys, std::si
   }
 }
 
+/// Sums of 64 tokens for each query, in parts that do not wait for each other.
+template <std::size_t Queries, std::size_t Chains>
+using key_sums = ints[Queries][Chains][4];
+
 /// Adds one segment's integer sums to the scores of 64 tokens.
-template <std::size_t Queries>
-[[gnu::always_inline]] inline void add_segment(ints const (&dots)[Queries][4], query_chunk const& chunk,
+template <std::size_t Queries, std::size_t Chains>
+[[gnu::always_inline]] inline void add_segment(key_sums<Queries, Chains> const& dots, query_chunk const& chunk,
                                                std::size_t segment, float factor, kernel_scratch& scratch,
                                                std::size_t first_token) {
 #pragma GCC unroll 4
@@ -53,53 +57,58 @@ template <std::size_t Queries>
 #pragma GCC unroll 4
     for (std::size_t i = 0; i < 4; ++i) {
       float* const score = scratch.scores[n] + first_token + lanes * i;
-      floats const before = segment == 0 ? zero() : load(score);
-      store(score, fma(to_floats(dots[n][i]), all(chunk.queries[n].unit[segment] * factor), before));
+      floats sum = segment == 0 ? zero() : load(score);
+      for (std::size_t part = 0; part < Chains; ++part)
+        sum = fma(to_floats(dots[n][part][i]), all(chunk.queries[n].unit[segment] * factor), sum);
+      store(score, sum);
     }
 }
 
 /// `add_chunk(chunk of four pairs, sums)` for each, and the sums of four chunks at a time to the scores.
-template <std::size_t Queries, class AddChunk>
+template <std::size_t Queries, std::size_t Chains, class AddChunk>
 [[gnu::always_inline]] inline void score_segments(std::size_t chunks, query_chunk const& chunk, float factor,
                                                   kernel_scratch& scratch, std::size_t first_token,
                                                   AddChunk&& add_chunk) {
   for (std::size_t first = 0; first < chunks; first += segment_chunks) {
-    ints dots[Queries][4];
+    key_sums<Queries, Chains> dots;
 #pragma GCC unroll 4
     for (std::size_t n = 0; n < Queries; ++n)
+#pragma GCC unroll 2
+      for (std::size_t part = 0; part < Chains; ++part)
 #pragma GCC unroll 4
-      for (std::size_t i = 0; i < 4; ++i) dots[n][i] = zero_ints();
+        for (std::size_t i = 0; i < 4; ++i) dots[n][part][i] = zero_ints();
     for (std::size_t at = first; at < std::min(chunks, first + segment_chunks); ++at) add_chunk(at, dots);
-    add_segment(dots, chunk, first / segment_chunks, factor, scratch, first_token);
+    add_segment<Queries, Chains>(dots, chunk, first / segment_chunks, factor, scratch, first_token);
   }
 }
 
 template <int Bits, std::size_t Queries>
 void score_by_turned_query(split_task const& task, std::uint8_t const* codes, code_table<Bits> const& table,
                            query_chunk const& chunk, kernel_scratch& scratch, std::size_t first_token,
-                           read_ahead& ahead) {
+                           read_ahead const& ahead) {
+  constexpr std::size_t chains = held_sums >= 16 && Queries <= 2 ? 2 : 1;
   std::int16_t const* const cos16 = task.model.rotation.cos16.data();
   std::int16_t const* const sin16 = task.model.rotation.sin16.data();
   query_entries const* const entries = scratch.entries;
   constexpr float factor = 1.0f / rotation_tables::unit16;
-  score_segments<Queries>(
-      task.head_dim() / 8, chunk, factor, scratch, first_token, [&](std::size_t at, ints(&dots)[Queries][4]) {
-        ahead.step();
-        bytes keys[8];
-        unpack<Bits>(codes + at * packed_block_bytes<Bits>, table, keys);
-#pragma GCC unroll 8
-        for (std::size_t block = 0; block < 8; ++block) {
-          std::size_t const two_pairs = 2 * at + block / 4, angles = (two_pairs * 4 + block % 4) * 32;
+  score_segments<Queries, chains>(
+      task.head_dim() / 8, chunk, factor, scratch,
+      first_token, [&](std::size_t at, key_sums<Queries, chains> & dots) __attribute__((always_inline)) {
+        ahead.step(at);
+        unrolled<8>([&](auto block) __attribute__((always_inline)) {
+          bytes const keys = unpack_block<Bits, block()>(codes + at * packed_block_bytes<Bits>, table);
+          std::size_t const two_pairs = 2 * at + block() / 4, angles = (two_pairs * 4 + block() % 4) * 32;
           shorts const cos = load_shorts(cos16 + angles), sin = load_shorts(sin16 + angles);
+#pragma GCC unroll 4
           for (std::size_t n = 0; n < Queries; ++n) {
             query_entries const& q = entries[n];
-            shorts const a =
-                multiply_pairs(keys[block], repeat_bytes(q.a[two_pairs])) + repeat_shorts(q.a_offset[two_pairs]);
-            shorts const b =
-                multiply_pairs(keys[block], repeat_bytes(q.b[two_pairs])) + repeat_shorts(q.b_offset[two_pairs]);
-            dots[n][block % 4] = dot(dot(dots[n][block % 4], a, cos), b, sin);
+            shorts const a = multiply_pairs(keys, repeat_bytes(q.a[two_pairs])) + repeat_shorts(q.a_offset[two_pairs]);
+            shorts const b = multiply_pairs(keys, repeat_bytes(q.b[two_pairs])) + repeat_shorts(q.b_offset[two_pairs]);
+            ints &first = dots[n][0][block() % 4], &last = dots[n][chains - 1][block() % 4];
+            first = dot(first, a, cos);
+            last = dot(last, b, sin);
           }
-        }
+        });
       });
 }
 
@@ -143,54 +152,67 @@ inline turned_block turn_block(bytes keys, key_turns const& turns, std::size_t b
           multiply_pairs(keys, load_bytes(&turns.b[64 * block])) + load_shorts(&turns.b_offset[32 * block])};
 }
 
-template <std::size_t Queries>
-[[gnu::always_inline]] inline void add_turned_block(turned_block const& keys, std::size_t two_pairs, std::size_t part,
-                                                    query_entries const* entries, ints (&dots)[Queries][4]) {
+/// `block_at(part)`: of sixteen tokens.
+template <std::size_t Queries, class BlockAt>
+[[gnu::always_inline]] inline void add_turned_blocks(BlockAt&& block_at, std::size_t two_pairs,
+                                                     query_entries const* entries, key_sums<Queries, 1>& dots) {
+  turned_block keys[4];
+  unrolled<4>([&](auto part) __attribute__((always_inline)) { keys[part()] = block_at(part); });
 #pragma GCC unroll 4
-  for (std::size_t n = 0; n < Queries; ++n)
-    dots[n][part] = dot(dot(dots[n][part], keys.a, repeat_shorts(entries[n].a[two_pairs])), keys.b,
-                        repeat_shorts(entries[n].b[two_pairs]));
+  for (std::size_t n = 0; n < Queries; ++n) {
+    shorts const a = repeat_shorts(entries[n].a[two_pairs]), b = repeat_shorts(entries[n].b[two_pairs]);
+#pragma GCC unroll 4
+    for (std::size_t part = 0; part < 4; ++part)
+      dots[n][0][part] = dot(dot(dots[n][0][part], keys[part].a, a), keys[part].b, b);
+  }
 }
 
 template <int Bits, std::size_t Queries>
 void score_turned_keys(split_task const& task, std::uint8_t const* codes, code_table<Bits> const& table,
                        key_turns const& turns, query_chunk const& chunk, kernel_scratch& scratch,
-                       std::size_t first_token, read_ahead& ahead) {
-  score_segments<Queries>(task.head_dim() / 8, chunk, 1.0f, scratch, first_token,
-                          [&](std::size_t at, ints(&dots)[Queries][4]) {
-                            ahead.step();
-                            bytes keys[8];
-                            unpack<Bits>(codes + at * packed_block_bytes<Bits>, table, keys);
-#pragma GCC unroll 8
-                            for (std::size_t block = 0; block < 8; ++block)
-                              add_turned_block<Queries>(turn_block(keys[block], turns, 8 * at + block),
-                                                        2 * at + block / 4, block % 4, scratch.entries, dots);
-                          });
+                       std::size_t first_token, read_ahead const& ahead) {
+  score_segments<Queries, 1>(
+      task.head_dim() / 8, chunk, 1.0f, scratch,
+      first_token, [&](std::size_t at, key_sums<Queries, 1> & dots) __attribute__((always_inline)) {
+        ahead.step(at);
+        unrolled<2>([&](auto pairs) __attribute__((always_inline)) {
+          constexpr std::size_t first_block = 4 * pairs();
+          add_turned_blocks<Queries>(
+              [&](auto part) __attribute__((always_inline)) {
+                constexpr std::size_t block = first_block + part();
+                return turn_block(unpack_block<Bits, block>(codes + at * packed_block_bytes<Bits>, table), turns,
+                                  8 * at + block);
+              },
+              2 * at + pairs(), scratch.entries, dots);
+        });
+      });
 }
 
 /// The same from keys that `turn_page` left in the scratch, for more queries than go through at once.
 template <std::size_t Queries>
 void score_stored_keys(split_task const& task, query_chunk const& chunk, kernel_scratch& scratch) {
-  score_segments<Queries>(task.head_dim() / 8, chunk, 1.0f, scratch, 0, [&](std::size_t at, ints(&dots)[Queries][4]) {
-    for (std::size_t block = 0; block < 8; ++block) {
-      std::size_t const first = 32 * (8 * at + block);
-      add_turned_block<Queries>({load_shorts(scratch.turned_a + first), load_shorts(scratch.turned_b + first)},
-                                2 * at + block / 4, block % 4, scratch.entries, dots);
-    }
-  });
+  score_segments<Queries, 1>(
+      task.head_dim() / 8, chunk, 1.0f, scratch, 0, [&](std::size_t at, key_sums<Queries, 1>& dots) {
+        for (std::size_t pairs = 0; pairs < 2; ++pairs)
+          add_turned_blocks<Queries>(
+              [&](auto part) {
+                std::size_t const first = 32 * (8 * at + 4 * pairs + part());
+                return turned_block{load_shorts(scratch.turned_a + first), load_shorts(scratch.turned_b + first)};
+              },
+              2 * at + pairs, scratch.entries, dots);
+      });
 }
 
 template <int Bits>
 void turn_page(split_task const& task, std::uint8_t const* codes, code_table<Bits> const& table, key_turns const& turns,
-               kernel_scratch& scratch, read_ahead& ahead) {
+               kernel_scratch& scratch, read_ahead const& ahead) {
   for (std::size_t at = 0; at < task.head_dim() / 8; ++at) {
-    ahead.step();
-    bytes keys[8];
-    unpack<Bits>(codes + at * packed_block_bytes<Bits>, table, keys);
-    for (std::size_t block = 0; block < 8; ++block) {
-      auto const [a, b] = turn_block(keys[block], turns, 8 * at + block);
-      store_shorts(scratch.turned_a + 32 * (8 * at + block), a);
-      store_shorts(scratch.turned_b + 32 * (8 * at + block), b);
-    }
+    ahead.step(at);
+    unrolled<8>([&](auto block) __attribute__((always_inline)) {
+      bytes const keys = unpack_block<Bits, block()>(codes + at * packed_block_bytes<Bits>, table);
+      auto const [a, b] = turn_block(keys, turns, 8 * at + block());
+      store_shorts(scratch.turned_a + 32 * (8 * at + block()), a);
+      store_shorts(scratch.turned_b + 32 * (8 * at + block()), b);
+    });
   }
 }

@@ -4,28 +4,15 @@ inline outlier const* slots_at(std::byte const* page, std::size_t offset) {
   return reinterpret_cast<outlier const*>(page + offset);
 }
 
-/// One number for each query that a slot adds to.
-template <std::size_t Lanes>
-struct slot_vector;
-template <>
-struct slot_vector<1> {
-  using type = float;
-};
-template <>
-struct slot_vector<4> {
-  using type = float __attribute__((vector_size(16)));
-};
-
 /// `[rows, Lanes]` at `x`.
 template <std::size_t Queries>
 inline auto& slot_row(float* x, std::size_t row) {
-  constexpr std::size_t count = slot_lanes(Queries);
-  return reinterpret_cast<typename slot_vector<count>::type*>(x)[row];
+  return reinterpret_cast<slot_floats<slot_lanes(Queries)>*>(x)[row];
 }
 
-/// Rows of queries' vectors side by side, missing queries as zeros. `x(n)`: the 16 elements of query n.
+/// Sixteen rows of queries' numbers side by side, missing queries as zeros. `x(n)`: 16 numbers of query n.
 template <std::size_t Queries, class X>
-inline void store_lanes(float* to, X&& x) {
+inline void store_side_by_side(float* to, X&& x) {
   if constexpr (Queries == 1) {
     store(to, x(0));
   } else {
@@ -35,14 +22,34 @@ inline void store_lanes(float* to, X&& x) {
   }
 }
 
-/// The queries' pairs at the page's base: firsts, then seconds.
-template <std::size_t Queries>
-inline void set_members(query_chunk const& chunk, std::size_t all_pairs, float* members) {
-  constexpr std::size_t count = slot_lanes(Queries);
+/// The unit of a query's pairs in 16 bits: a turn does not change it.
+inline void set_slot_unit(query_state& q, std::size_t all_pairs) {
+  floats longest = all(smallest_unit * smallest_unit);
   for (std::size_t pair = 0; pair < all_pairs; pair += lanes) {
-    store_lanes<Queries>(members + pair * count, [&](std::size_t n) { return load(chunk.queries[n].a + pair); });
-    store_lanes<Queries>(members + (key_slot::most_pairs + pair) * count,
-                         [&](std::size_t n) { return load(chunk.queries[n].b + pair); });
+    floats const a = load(q.a + pair), b = load(q.b + pair);
+    longest = max(longest, fma(a, a, b * b));
+  }
+  q.slot_unit = std::sqrt(largest(longest)) / rotation_tables::slot_unit16;
+}
+
+/// The queries' pairs (A, B) at the page's base: a slot of a key's first adds A cos + B sin, one of its second
+/// B cos − A sin.
+template <std::size_t Queries>
+inline void set_members(query_chunk const& chunk, std::size_t all_pairs, std::int16_t* members) {
+  auto const put = [&](std::size_t row, auto&& pair_of_query) {
+    store_side_by_side<Queries>(reinterpret_cast<float*>(members + row * slot_lanes(Queries) * 2), pair_of_query);
+  };
+  for (std::size_t pair = 0; pair < all_pairs; pair += lanes) {
+    ints a[Queries], b[Queries], minus_a[Queries];
+    for (std::size_t n = 0; n < Queries; ++n) {
+      query_state const& q = chunk.queries[n];
+      floats const x = load(q.a + pair) * all(1 / q.slot_unit);
+      a[n] = rounded(x);
+      minus_a[n] = rounded(x * all(-1.0f));
+      b[n] = rounded(load(q.b + pair) * all(1 / q.slot_unit));
+    }
+    put(pair, [&](std::size_t n) { return pair_low(a[n], b[n]); });
+    put(key_slot::most_pairs + pair, [&](std::size_t n) { return pair_low(b[n], minus_a[n]); });
   }
 }
 
@@ -60,7 +67,8 @@ inline void set_residuals(std::span<outlier const> slots, float unit, float* out
 
 /// Adds [page_tokens, 4 queries] to the scores of each query.
 template <std::size_t Queries>
-inline void add_scores_by_token(float const* by_token, kernel_scratch& scratch, std::size_t first_token) {
+inline void add_scores_by_token(float const* by_token, query_chunk const& chunk, kernel_scratch& scratch,
+                                std::size_t first_token) {
   for (std::size_t t = 0; t < page_tokens; t += lanes) {
     float const* const from = by_token + t * largest_together;
     floats even[2], odd[2], x[largest_together];
@@ -70,60 +78,75 @@ inline void add_scores_by_token(float const* by_token, kernel_scratch& scratch, 
     separate(odd[0], odd[1], x[1], x[3]);
     for (std::size_t n = 0; n < Queries; ++n) {
       float* const score = scratch.scores[n] + first_token + t;
-      store(score, load(score) + x[n]);
+      store(score, fma(x[n], all(chunk.queries[n].slot_unit), load(score)));
     }
   }
+}
+
+/// `add(slot, which of a few)` for each, and `step(index)` for every few of them.
+template <class Add, class Step>
+[[gnu::always_inline]] inline void for_each_slot(std::size_t count, Add&& add, Step&& step) {
+  constexpr std::size_t few = page_steps::slots_of_step;
+  std::size_t i = 0;
+  for (; i + few <= count; i += few) {
+    step(i / few);
+#pragma GCC unroll 4
+    for (std::size_t k = 0; k < few; ++k) add(i + k, k);
+  }
+  for (; i < count; ++i) add(i, 0);
 }
 
 /// score_j += residual · (member at the page's base, turned by j)
 template <std::size_t Queries>
 void add_key_slots(split_task const& task, std::byte const* page, query_chunk const& chunk, kernel_scratch& scratch,
-                   std::size_t first_token) {
+                   std::size_t first_token, read_ahead const& ahead) {
   std::size_t const count = task.model.geometry.k_slots;
   if (count == 0) return;
+  constexpr std::size_t row_shorts = 2 * slot_lanes(Queries);
   set_members<Queries>(chunk, padded(task.pairs()), scratch.members);
   float* const scores = Queries == 1 ? scratch.scores[0] + first_token : scratch.by_token;
-  if constexpr (Queries > 1) std::fill_n(scores, page_tokens * largest_together, 0.0f);
+  if constexpr (Queries > 1)
+    for (std::size_t i = 0; i < page_tokens * largest_together; i += lanes) store(scores + i, zero());
   std::span const slots(slots_at(page, task.model.offsets.k_slots), count);
-  set_residuals(slots, 1.0f / rotation_tables::slot_unit16, scratch.residuals);
-  std::int16_t const* const table = task.model.rotation.by_slot.data();
-#pragma GCC unroll 4
-  for (std::size_t i = 0; i < count; ++i) {
-    std::size_t const index = slots[i].index, member = key_slot::member(index);
-    float const cos = table[2 * index], sin = table[2 * index + 1];
-    auto const& x = slot_row<Queries>(scratch.members, member);
-    auto const& y = slot_row<Queries>(scratch.members, key_slot::partner(member));
-    slot_row<Queries>(scores, key_slot::token(index)) += scratch.residuals[i] * (cos * x + sin * y);
-  }
-  if constexpr (Queries > 1) add_scores_by_token<Queries>(scores, scratch, first_token);
+  constexpr float unit = 1.0f / rotation_tables::slot_unit16;
+  set_residuals(slots, Queries == 1 ? unit * chunk.queries[0].slot_unit : unit, scratch.residuals);
+  std::int16_t const* const angles = task.model.rotation.by_slot.data();
+  for_each_slot(
+      count,
+      [&](std::size_t i, std::size_t) __attribute__((always_inline)) {
+        std::size_t const index = slots[i].index;
+        slot_row<Queries>(scores, key_slot::token(index)) +=
+            scratch.residuals[i] * dot_each<slot_lanes(Queries)>(scratch.members + key_slot::member(index) * row_shorts,
+                                                                 angles + 2 * key_slot::angle(index));
+      },
+      [&](std::size_t step) { ahead.step(task.model.steps.key_slots + step); });
+  if constexpr (Queries > 1) add_scores_by_token<Queries>(scores, chunk, scratch, first_token);
 }
 
 /// out += p · residual, kept apart by channel and query until the end.
 template <std::size_t Queries>
 void add_value_slots(split_task const& task, std::span<std::byte const* const> pages, query_chunk& chunk,
-                     kernel_scratch& scratch) {
-  constexpr std::size_t parts = slot_parts(Queries);
-  std::size_t const count = task.model.geometry.v_slots, part_floats = task.head_dim() * slot_lanes(Queries);
+                     kernel_scratch& scratch, std::span<read_ahead const> ahead) {
+  static_assert(page_steps::slots_of_step == slot_parts(1));
+  constexpr std::size_t part_floats = largest_head_dim * slot_lanes(Queries);
+  std::size_t const count = task.model.geometry.v_slots;
   if (count == 0) return;
   float* p = scratch.scores[0];
   if constexpr (Queries > 1) {
     p = scratch.by_token;
     for (std::size_t t = 0; t < pages.size() * page_tokens; t += lanes)
-      store_lanes<Queries>(p + t * slot_lanes(Queries), [&](std::size_t n) { return load(scratch.scores[n] + t); });
+      store_side_by_side<Queries>(p + t * slot_lanes(Queries),
+                                  [&](std::size_t n) { return load(scratch.scores[n] + t); });
   }
-  for (std::byte const* const page : pages) {
-    std::span const slots(slots_at(page, task.model.offsets.v_slots), count);
+  for (std::size_t page = 0; page < pages.size(); ++page) {
+    std::span const slots(slots_at(pages[page], task.model.offsets.v_slots), count);
     set_residuals(slots, 1, scratch.residuals);
-    auto const add = [&](std::size_t i, std::size_t part) {
+    auto const add = [&](std::size_t i, std::size_t part) __attribute__((always_inline)) {
       std::size_t const index = slots[i].index;
-      slot_row<Queries>(chunk.sparse_out + part * part_floats, value_slot::channel(index)) +=
+      slot_row<Queries>(chunk.sparse_out + part % slot_parts(Queries) * part_floats, value_slot::channel(index)) +=
           scratch.residuals[i] * slot_row<Queries>(p, value_slot::token(index));
     };
-    std::size_t i = 0;
-    for (; i + parts <= count; i += parts)
-#pragma GCC unroll 4
-      for (std::size_t part = 0; part < parts; ++part) add(i + part, part);
-    for (; i < count; ++i) add(i, 0);
+    for_each_slot(count, add, [&](std::size_t step) { ahead[page].step(task.model.steps.value_slots + step); });
     p += page_tokens * slot_lanes(Queries);
   }
 }

@@ -35,11 +35,17 @@ inline float set_probability_parts(split_task const& task, std::span<std::byte c
   return unit * task.layer.value_step;
 }
 
-/// `Blocks` of sixteen channels, from `first_block` on. `values_at(page, block, half of the page, eight blocks)`
-/// gives the levels of 32 tokens.
-template <std::size_t Queries, std::size_t Blocks, class ValuesAt>
+inline bytes repeat_four(std::uint8_t const* p) {
+  std::int32_t four;
+  std::memcpy(&four, p, sizeof(four));
+  return repeat_bytes(four);
+}
+
+/// `Blocks` of sixteen channels, from `first_block` on. `values_at(page, block, half of the page, which of its eight)`
+/// gives the levels of four tokens. `step(page, block, half of the page)` is called once for each.
+template <std::size_t Queries, std::size_t Blocks, class ValuesAt, class Step>
 inline void add_value_blocks(std::size_t pages, std::size_t first_block, float const (&units)[Queries],
-                             query_chunk& chunk, kernel_scratch const& scratch, ValuesAt&& values_at) {
+                             query_chunk& chunk, kernel_scratch const& scratch, ValuesAt&& values_at, Step&& step) {
   ints high[Queries][Blocks], low[Queries][Blocks];
 #pragma GCC unroll 4
   for (std::size_t n = 0; n < Queries; ++n)
@@ -47,22 +53,22 @@ inline void add_value_blocks(std::size_t pages, std::size_t first_block, float c
     for (std::size_t i = 0; i < Blocks; ++i) high[n][i] = low[n][i] = zero_ints();
   for (std::size_t page = 0; page < pages; ++page)
     for (std::size_t half_page = 0; half_page < 2; ++half_page)
+      unrolled<8>([&](auto four) __attribute__((always_inline)) {
+        std::size_t const token = page * page_tokens + half_page * 32 + four() * 4;
+        if constexpr (four() % (8 / Blocks) == 0) step(page, first_block + four() / (8 / Blocks), half_page);
+        bytes values[Blocks];
 #pragma GCC unroll 4
-      for (std::size_t i = 0; i < Blocks; ++i) {
-        bytes values[8];
-        values_at(page, first_block + i, half_page, values);
-#pragma GCC unroll 8
-        for (std::size_t four = 0; four < 8; ++four)
+        for (std::size_t i = 0; i < Blocks; ++i) values[i] = values_at(page, first_block + i, half_page, four);
 #pragma GCC unroll 4
-          for (std::size_t n = 0; n < Queries; ++n) {
-            std::size_t const token = page * page_tokens + half_page * 32 + four * 4;
-            std::int32_t p_high, p_low;
-            std::memcpy(&p_high, scratch.high[n] + token, 4);
-            std::memcpy(&p_low, scratch.low[n] + token, 4);
-            high[n][i] = dot(high[n][i], repeat_bytes(p_high), values[four]);
-            low[n][i] = dot(low[n][i], repeat_bytes(p_low), values[four]);
+        for (std::size_t n = 0; n < Queries; ++n) {
+          bytes const p_high = repeat_four(scratch.high[n] + token), p_low = repeat_four(scratch.low[n] + token);
+#pragma GCC unroll 4
+          for (std::size_t i = 0; i < Blocks; ++i) {
+            high[n][i] = dot(high[n][i], p_high, values[i]);
+            low[n][i] = dot(low[n][i], p_low, values[i]);
           }
-      }
+        }
+      });
 #pragma GCC unroll 4
   for (std::size_t n = 0; n < Queries; ++n)
 #pragma GCC unroll 4
@@ -72,50 +78,54 @@ inline void add_value_blocks(std::size_t pages, std::size_t first_block, float c
     }
 }
 
-template <std::size_t Queries, class ValuesAt>
+template <std::size_t Queries, class ValuesAt, class Step>
 inline void add_values(split_task const& task, std::span<std::byte const* const> pages, query_chunk& chunk,
-                       kernel_scratch& scratch, ValuesAt&& values_at) {
+                       kernel_scratch& scratch, ValuesAt&& values_at, Step&& step) {
   float units[Queries];
   for (std::size_t n = 0; n < Queries; ++n) units[n] = set_probability_parts(task, pages, chunk.queries[n], n, scratch);
-  // Enough sums side by side that none waits for the one before.
-  constexpr std::size_t together = Queries == 1 ? 4 : Queries == 2 ? 2 : 1;
+  constexpr std::size_t together = std::clamp<std::size_t>(held_sums / (2 * Queries), 1, 4);
   std::size_t const blocks = task.head_dim() / lanes;
   std::size_t block = 0;
   for (; block + together <= blocks; block += together)
-    add_value_blocks<Queries, together>(pages.size(), block, units, chunk, scratch, values_at);
-  for (; block < blocks; ++block) add_value_blocks<Queries, 1>(pages.size(), block, units, chunk, scratch, values_at);
+    add_value_blocks<Queries, together>(pages.size(), block, units, chunk, scratch, values_at, step);
+  for (; block < blocks; ++block)
+    add_value_blocks<Queries, 1>(pages.size(), block, units, chunk, scratch, values_at, step);
 }
 
 template <int Bits, std::size_t Queries>
 void add_packed_values(split_task const& task, std::span<std::byte const* const> pages, code_table<Bits> const& table,
-                       query_chunk& chunk, kernel_scratch& scratch, read_ahead& ahead) {
-  add_values<Queries>(task, pages, chunk, scratch,
-                      [&](std::size_t page, std::size_t block, std::size_t half_page, bytes(&values)[8]) {
-                        auto const* const codes = page_bytes_at(pages[page], task.model.offsets.v_codes);
-                        ahead.step();
-                        unpack<Bits>(codes + (2 * block + half_page) * packed_block_bytes<Bits>, table, values);
-                      });
+                       query_chunk& chunk, kernel_scratch& scratch, std::span<read_ahead const> ahead) {
+  add_values<Queries>(
+      task, pages, chunk, scratch,
+      [&](std::size_t page, std::size_t block, std::size_t half_page, auto four) __attribute__((always_inline)) {
+        std::size_t const at = task.model.offsets.v_codes + (2 * block + half_page) * packed_block_bytes<Bits>;
+        return unpack_block<Bits, four()>(page_bytes_at(pages[page], at), table);
+      },
+      [&](std::size_t page, std::size_t block, std::size_t half_page)
+          __attribute__((always_inline)) { ahead[page].step(task.model.steps.values + 2 * block + half_page); });
 }
 
 /// The same from levels that `unpack_values` left in the scratch.
 template <std::size_t Queries>
 void add_stored_values(split_task const& task, std::span<std::byte const* const> page, query_chunk& chunk,
                        kernel_scratch& scratch) {
-  add_values<Queries>(task, page, chunk, scratch,
-                      [&](std::size_t, std::size_t block, std::size_t half_page, bytes(&values)[8]) {
-                        std::int8_t const* const first = scratch.values + block_codes * (2 * block + half_page);
-                        for (std::size_t i = 0; i < 8; ++i) values[i] = load_bytes(first + 64 * i);
-                      });
+  add_values<Queries>(
+      task, page, chunk, scratch,
+      [&](std::size_t, std::size_t block, std::size_t half_page, auto four) {
+        return load_bytes(scratch.values + block_codes * (2 * block + half_page) + block_bytes * four());
+      },
+      [](std::size_t, std::size_t, std::size_t) {});
 }
 
 template <int Bits>
 void unpack_values(split_task const& task, std::byte const* page, code_table<Bits> const& table,
-                   kernel_scratch& scratch, read_ahead& ahead) {
-  auto const* const codes = page_bytes_at(page, task.model.offsets.v_codes);
+                   kernel_scratch& scratch, read_ahead const& ahead) {
   for (std::size_t unit = 0; unit < task.head_dim() / 8; ++unit) {
-    ahead.step();
-    bytes values[8];
-    unpack<Bits>(codes + unit * packed_block_bytes<Bits>, table, values);
-    for (std::size_t i = 0; i < 8; ++i) store_bytes(scratch.values + 64 * (8 * unit + i), values[i]);
+    std::size_t const at = task.model.offsets.v_codes + unit * packed_block_bytes<Bits>;
+    ahead.step(task.model.steps.values + unit);
+    unrolled<8>([&](auto i) __attribute__((always_inline)) {
+      store_bytes(scratch.values + block_codes * unit + block_bytes * i(),
+                  unpack_block<Bits, i()>(page_bytes_at(page, at), table));
+    });
   }
 }

@@ -66,8 +66,11 @@ inline void softmax_step(query_chunk& chunk, std::size_t index, float* scores, s
     q.l *= keep;
     q.offset *= keep;
     scale_in_place(q.out, d, keep);
-    for (std::size_t i = index % slot_lanes(chunk.count); i < d * largest_together; i += slot_lanes(chunk.count))
-      chunk.sparse_out[i] *= keep;
+    if (chunk.count == 1)
+      for (std::size_t part = 0; part < slot_parts(1); ++part)
+        scale_in_place(chunk.sparse_out + part * largest_head_dim, d, keep);
+    else
+      for (std::size_t i = index; i < d * largest_together; i += largest_together) chunk.sparse_out[i] *= keep;
   }
   floats total = zero();
   for (std::size_t t = 0; t < tokens; t += lanes) {

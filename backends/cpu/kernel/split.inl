@@ -20,7 +20,7 @@ inline std::span<query_chunk> start_chunks(split_task const& task, kernel_scratc
   for (std::size_t i = 0; i < count; ++i) {
     query_chunk& chunk = scratch.chunks[i];
     chunk.count = std::min(largest_together, queries - i * largest_together);
-    std::fill_n(chunk.sparse_out, task.head_dim() * largest_together, 0.0f);
+    std::fill(std::begin(chunk.sparse_out), std::end(chunk.sparse_out), 0.0f);
     for (std::size_t n = 0; n < chunk.count; ++n) {
       query_state& q = chunk.queries[n];
       std::size_t const index = i * largest_together + n;
@@ -51,7 +51,7 @@ inline void attend_exact_run(split_task const& task, run where, std::size_t firs
                              view2d<half const> k, view2d<half const> v, std::span<query_chunk> chunks,
                              kernel_scratch& scratch) {
   std::size_t const d = task.head_dim();
-  read_ahead nothing;
+  read_ahead const nothing;
   for (std::size_t tile = first; tile < last; ++tile) {
     if (tile > first) step_queries(task, chunks);
     tile_place const place = place_of(task.cache(), where, tile);
@@ -84,6 +84,7 @@ class integer_pages {
   /// Queries stand at the base of page `first`.
   void operator()(std::size_t first, std::size_t last, std::span<query_chunk> chunks) {
     for_each_query(chunks, [&](query_state& q) {
+      set_slot_unit(q, all_pairs());
       if (turns_ != nullptr)
         set_units(q, keys_, all_pairs(), largest_entry12);
       else
@@ -108,10 +109,10 @@ class integer_pages {
   void set_pages(std::size_t first, std::size_t count) {
     std::size_t const next = first + count, ahead = std::min(count, tiles_in(task_.cache(), run::pages) - next);
     for (std::size_t i = 0; i < count; ++i) pages_[i] = task_.page(first + i);
-    for (std::size_t i = 0; i < ahead; ++i) next_pages_[i] = task_.page(next + i);
     current_ = std::span(pages_).first(count);
-    // Keys take a step for each eight channels, values as well.
-    ahead_ = read_ahead(std::span(next_pages_).first(ahead), task_.cache().page_bytes, task_.head_dim() / 4);
+    for (std::size_t i = 0; i < count; ++i)
+      ahead_[i] = i < ahead ? read_ahead(task_.page(next + i), task_.cache().page_bytes, task_.model.steps.count)
+                            : read_ahead();
   }
 
   template <std::size_t Queries>
@@ -149,30 +150,31 @@ class integer_pages {
       set_entries<Queries>(chunk);
       auto const* const codes = page_bytes_at(current_[i], 0);
       if (turns_ != nullptr)
-        score_turned_keys<KBits, Queries>(task_, codes, key_table_, *turns_, chunk, scratch_, i * page_tokens, ahead_);
+        score_turned_keys<KBits, Queries>(task_, codes, key_table_, *turns_, chunk, scratch_, i * page_tokens,
+                                          ahead_[i]);
       else
-        score_by_turned_query<KBits, Queries>(task_, codes, key_table_, chunk, scratch_, i * page_tokens, ahead_);
-      add_key_slots<Queries>(task_, current_[i], chunk, scratch_, i * page_tokens);
+        score_by_turned_query<KBits, Queries>(task_, codes, key_table_, chunk, scratch_, i * page_tokens, ahead_[i]);
+      add_key_slots<Queries>(task_, current_[i], chunk, scratch_, i * page_tokens, ahead_[i]);
     }
     if (!softmax<Queries>(first, chunk)) return;
     add_packed_values<VBits, Queries>(task_, current_, value_table_, chunk, scratch_, ahead_);
-    add_value_slots<Queries>(task_, current_, chunk, scratch_);
+    add_value_slots<Queries>(task_, current_, chunk, scratch_, ahead_);
   }
 
   /// The page is unpacked once for all chunks.
   void attend_page(std::size_t page, std::span<query_chunk> chunks) {
     tile_place const place = place_of(task_.cache(), run::pages, page);
     if (!any_visible(task_.what.queries, run::pages, place)) return;
-    turn_page<KBits>(task_, page_bytes_at(current_[0], 0), key_table_, *turns_, scratch_, ahead_);
-    unpack_values<VBits>(task_, current_[0], value_table_, scratch_, ahead_);
+    turn_page<KBits>(task_, page_bytes_at(current_[0], 0), key_table_, *turns_, scratch_, ahead_[0]);
+    unpack_values<VBits>(task_, current_[0], value_table_, scratch_, ahead_[0]);
     for (query_chunk& chunk : chunks)
       with_count(chunk.count, [&](auto count) {
         set_entries<count()>(chunk);
         score_stored_keys<count()>(task_, chunk, scratch_);
-        add_key_slots<count()>(task_, current_[0], chunk, scratch_, 0);
+        add_key_slots<count()>(task_, current_[0], chunk, scratch_, 0, ahead_[0]);
         if (!softmax<count()>(page, chunk)) return;
         add_stored_values<count()>(task_, current_, chunk, scratch_);
-        add_value_slots<count()>(task_, current_, chunk, scratch_);
+        add_value_slots<count()>(task_, current_, chunk, scratch_, ahead_);
       });
   }
 
@@ -182,9 +184,9 @@ class integer_pages {
   key_turns const* turns_ = nullptr;
   code_table<KBits> key_table_;
   code_table<VBits> value_table_;
-  std::array<std::byte const*, largest_group> pages_{}, next_pages_{};
+  std::array<std::byte const*, largest_group> pages_{};
   std::span<std::byte const* const> current_;
-  read_ahead ahead_;
+  std::array<read_ahead, largest_group> ahead_{};  ///< beside each page, one of the next group
 };
 
 /// Pages that become rows of floats or binary16: `rows(page)` gives keys and values.
@@ -195,9 +197,9 @@ void attend_rows_of_pages(split_task const& task, std::size_t first, std::size_t
     if (page > first) step_queries(task, chunks);
     tile_place const place = place_of(task.cache(), run::pages, page);
     if (!any_visible(task.what.queries, run::pages, place)) continue;
-    std::byte const* const next = page + 1 < tiles_in(task.cache(), run::pages) ? task.page(page + 1) : nullptr;
-    // Keys take a step for each token, values as well.
-    read_ahead ahead(std::span(&next, next != nullptr ? 1 : 0), task.cache().page_bytes, 2 * page_tokens);
+    read_ahead const ahead = page + 1 < tiles_in(task.cache(), run::pages)
+                                 ? read_ahead(task.page(page + 1), task.cache().page_bytes, 2 * page_tokens)
+                                 : read_ahead();
     auto const [k, v] = rows(task.page(page));
     for (query_chunk& chunk : chunks)
       with_count(chunk.count, [&, &keys = k, &values = v](auto count) {
@@ -207,10 +209,10 @@ void attend_rows_of_pages(split_task const& task, std::size_t first, std::size_t
   }
 }
 
-inline float sparse_sum(query_chunk const& chunk, std::size_t head_dim, std::size_t query, std::size_t channel) {
+inline float sparse_sum(query_chunk const& chunk, std::size_t query, std::size_t channel) {
   float sum = 0;
   for (std::size_t part = 0; part < slot_parts(chunk.count); ++part)
-    sum += chunk.sparse_out[(part * head_dim + channel) * slot_lanes(chunk.count) + query];
+    sum += chunk.sparse_out[(part * largest_head_dim + channel) * slot_lanes(chunk.count) + query];
   return sum;
 }
 
@@ -222,7 +224,7 @@ inline void store_partials(split_task const& task, std::span<query_chunk const> 
       query_state const& q = chunk.queries[n];
       to[0] = q.m;
       to[1] = q.l;
-      for (std::size_t c = 0; c < d; ++c) to[2 + c] = q.out[c] + q.offset + sparse_sum(chunk, d, n, c);
+      for (std::size_t c = 0; c < d; ++c) to[2 + c] = q.out[c] + q.offset + sparse_sum(chunk, n, c);
     }
 }
 

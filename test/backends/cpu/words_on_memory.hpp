@@ -25,10 +25,13 @@ struct words_on_memory {
   void (*parts)(float const* x, std::uint8_t* high, std::uint8_t* low);
   void (*join_parts)(float const* high, float const* low, float* out);
   void (*store_low)(float const* x, std::int16_t* out);
+  void (*pair_low)(float const* low, float const* high, std::int16_t* out);  ///< [16, 2]
   void (*store_low_pairs)(float const* a, float const* b, std::int8_t* out);
   void (*multiply_pairs)(std::uint8_t const* a, std::int8_t const* b, std::int16_t const* plus, std::int16_t* out);
   void (*dot_shorts)(float const* sum, std::int16_t const* a, std::int32_t two, float* out);
   void (*dot_bytes)(float const* sum, std::int32_t four, std::int8_t const* b, float* out);
+  /// [4, 2] and [2]; the first pair alone, then all four.
+  void (*dot_each)(std::int16_t const* pairs, std::int16_t const* by, float* first, float* each);
   void (*unpack[3])(std::uint8_t const* packed, std::uint8_t const* table, std::uint8_t (*out)[64]);  ///< 2, 3, 4 bits
 };
 

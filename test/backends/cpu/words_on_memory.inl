@@ -2,9 +2,8 @@
 
 template <int Bits>
 void unpack_in_memory(std::uint8_t const* packed, std::uint8_t const* table, std::uint8_t (*out)[64]) {
-  bytes blocks[8];
-  unpack<Bits>(packed, code_table<Bits>(table), blocks);
-  for (int i = 0; i < 8; ++i) store_bytes(out[i], blocks[i]);
+  code_table<Bits> const entries(table);
+  unrolled<8>([&](auto i) { store_bytes(out[i()], unpack_block<Bits, i()>(packed, entries)); });
 }
 
 inline constexpr test::words_on_memory words_on_memory{
@@ -42,6 +41,12 @@ inline constexpr test::words_on_memory words_on_memory{
     .join_parts = [](float const* high, float const* low,
                      float* out) { store(out, to_floats(join_parts(rounded(load(high)), rounded(load(low))))); },
     .store_low = [](float const* x, std::int16_t* out) { store_low(out, rounded(load(x))); },
+    .pair_low =
+        [](float const* low, float const* high, std::int16_t* out) {
+          float pairs[16];
+          store(pairs, pair_low(rounded(load(low)), rounded(load(high))));
+          std::memcpy(out, pairs, sizeof(pairs));
+        },
     .store_low_pairs = [](float const* a, float const* b,
                           std::int8_t* out) { store_low_pairs(out, rounded(load(a)), rounded(load(b))); },
     .multiply_pairs =
@@ -54,4 +59,10 @@ inline constexpr test::words_on_memory words_on_memory{
         },
     .dot_bytes = [](float const* sum, std::int32_t four, std::int8_t const* b,
                     float* out) { store(out, to_floats(dot(rounded(load(sum)), repeat_bytes(four), load_bytes(b)))); },
+    .dot_each =
+        [](std::int16_t const* pairs, std::int16_t const* by, float* first, float* each) {
+          *first = dot_each<1>(pairs, by);
+          auto const all_four = dot_each<4>(pairs, by);
+          std::memcpy(each, &all_four, sizeof(all_four));
+        },
     .unpack = {unpack_in_memory<2>, unpack_in_memory<3>, unpack_in_memory<4>}};

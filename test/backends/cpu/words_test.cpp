@@ -209,6 +209,37 @@ TEST_CASE("words: a probability's parts join to it") {
   });
 }
 
+TEST_CASE("words: low halves side by side") {
+  for_each_isa([](test::words_on_memory const& words) {
+    float low[16], high[16];
+    std::int16_t found[32], expected[32];
+    numbers random;
+    random.fill(low, -32768, 32767);
+    random.fill(high, -32768, 32767);
+    words.pair_low(low, high, found);
+    for (std::size_t i = 0; i < 16; ++i) {
+      expected[2 * i] = static_cast<std::int16_t>(low[i]);
+      expected[2 * i + 1] = static_cast<std::int16_t>(high[i]);
+    }
+    require_same(found, expected);
+  });
+}
+
+TEST_CASE("words: products of pairs with one pair") {
+  for_each_isa([](test::words_on_memory const& words) {
+    alignas(16) std::int16_t pairs[8];
+    std::int16_t const by[2] = {32767, 32767};
+    numbers random;
+    random.fill(pairs, -32767, 32767);
+    pairs[0] = pairs[1] = 32767;
+    float first, each[4];
+    words.dot_each(pairs, by, &first, each);
+    for (std::size_t i = 0; i < 4; ++i)
+      REQUIRE(each[i] == static_cast<float>(pairs[2 * i] * by[0] + pairs[2 * i + 1] * by[1]));
+    REQUIRE(first == each[0]);
+  });
+}
+
 TEST_CASE("words: products of bytes, neighbours added") {
   for_each_isa([](test::words_on_memory const& words) {
     std::uint8_t a[64];
