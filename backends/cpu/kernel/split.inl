@@ -228,9 +228,19 @@ inline void store_partials(split_task const& task, std::span<query_chunk const> 
     }
 }
 
+/// The first pages are on their way while queries are placed and sinks are read.
+inline void touch_first_pages(split_task const& task) {
+  task.what.for_each_run([&](run where, std::size_t first, std::size_t last) {
+    if (where != run::pages) return;
+    for (std::size_t page = first; page < std::min(last, first + task.policy().pages_per_group); ++page)
+      read_ahead(task.page(page), task.cache().page_bytes, 1).step(0);
+  });
+}
+
 /// `attend_pages(first, last, chunks)` serves the pages of the task.
 template <class AttendPages>
 inline void attend_split(split_task const& task, kernel_scratch& scratch, AttendPages&& attend_pages) {
+  touch_first_pages(task);
   auto const chunks = start_chunks(task, scratch);
   task.what.for_each_run([&](run where, std::size_t first, std::size_t last) {
     for_each_query(chunks, [&](query_state& q) { place_query(task, q, task.angles[static_cast<int>(where)]); });
