@@ -25,7 +25,7 @@ struct bytes {
   __m256i low, high;
 };  ///< 64
 
-/// Sums of integers, `ints`, that stay in registers beside what goes into them.
+/// Sums of integers, `ints`, that are best kept side by side: as many as stay in registers beside what goes into them.
 inline constexpr std::size_t held_sums = 2;
 /// Bits of a probability: two parts of 7 bits, so that no sum of two products with 8-bit numbers leaves 16 bits.
 inline constexpr int probability_bits = 14;

@@ -25,7 +25,7 @@ struct bytes {
   __m512i v;
 };  ///< 64
 
-/// Sums of integers, `ints`, that stay in registers beside what goes into them.
+/// Sums of integers, `ints`, that are best kept side by side: as many as stay in registers beside what goes into them.
 inline constexpr std::size_t held_sums = 16;
 /// Bits of a probability: two parts, the higher of which fills a byte.
 inline constexpr int probability_bits = 15;

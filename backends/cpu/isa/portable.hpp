@@ -33,8 +33,9 @@ struct ints : quarters<std::int32_t> {};    ///< 16
 struct shorts : quarters<std::int16_t> {};  ///< 32
 struct bytes : quarters<std::uint8_t> {};   ///< 64
 
-/// Sums of integers, `ints`, that stay in registers beside what goes into them.
-inline constexpr std::size_t held_sums = 2;
+/// Sums of integers, `ints`, that are best kept side by side. They are in memory anyway; four blocks of values share
+/// what is repeated for them.
+inline constexpr std::size_t held_sums = 8;
 /// Bits of a probability: two parts of 7 bits, so that no sum of two products with 8-bit numbers leaves 16 bits.
 inline constexpr int probability_bits = 14;
 
