@@ -24,12 +24,12 @@ inline void store_side_by_side(float* to, X&& x) {
 
 /// The unit of a query's pairs in 16 bits: a turn does not change it.
 inline void set_slot_unit(query_state& q, std::size_t all_pairs) {
-  floats longest = all(smallest_unit * smallest_unit);
+  floats longest = zero();
   for (std::size_t pair = 0; pair < all_pairs; pair += lanes) {
     floats const a = load(q.a + pair), b = load(q.b + pair);
     longest = max(longest, fma(a, a, b * b));
   }
-  q.slot_unit = std::sqrt(largest(longest)) / rotation_tables::slot_unit16;
+  q.slot_unit = std::max(std::sqrt(largest(longest)), smallest_unit) / rotation_tables::slot_unit16;
 }
 
 /// The queries' pairs (A, B) at the page's base: a slot of a key's first adds A cos + B sin, one of its second
