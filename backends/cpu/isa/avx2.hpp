@@ -196,18 +196,7 @@ inline ints dot(ints sum, shorts a, shorts b) {
 /// sum + products of unsigned a, below 128, and signed b, four at a time.
 inline ints dot(ints sum, bytes a, bytes b) { return dot(sum, multiply_pairs(a, b), repeat_shorts(0x00010001)); }
 
-/// Products of `Lanes` pairs, 1 or 4, with one pair, each added up: [Lanes, 2] and [2].
-template <std::size_t Lanes>
-inline slot_floats<Lanes> dot_each(std::int16_t const* pairs, std::int16_t const* by) {
-  std::int32_t first, both;
-  std::memcpy(&first, pairs, sizeof(first));
-  std::memcpy(&both, by, sizeof(both));
-  if constexpr (Lanes == 1)
-    return _mm_cvtss_f32(_mm_cvtepi32_ps(_mm_madd_epi16(_mm_cvtsi32_si128(first), _mm_cvtsi32_si128(both))));
-  else
-    return _mm_cvtepi32_ps(
-        _mm_madd_epi16(_mm_load_si128(reinterpret_cast<__m128i const*>(pairs)), _mm_set1_epi32(both)));
-}
+using x86::dot_each;
 
 /// A table of 2^Bits bytes for each place of a code in the four bits that a shuffle looks at; what the other bits are
 /// does not matter.

@@ -43,10 +43,10 @@ inline void set_members(query_chunk const& chunk, std::size_t all_pairs, std::in
     ints a[Queries], b[Queries], minus_a[Queries];
     for (std::size_t n = 0; n < Queries; ++n) {
       query_state const& q = chunk.queries[n];
-      floats const x = load(q.a + pair) * all(1 / q.slot_unit);
+      floats const per_unit = all(1 / q.slot_unit), x = load(q.a + pair) * per_unit;
       a[n] = rounded(x);
       minus_a[n] = rounded(x * all(-1.0f));
-      b[n] = rounded(load(q.b + pair) * all(1 / q.slot_unit));
+      b[n] = rounded(load(q.b + pair) * per_unit);
     }
     put(pair, [&](std::size_t n) { return pair_low(a[n], b[n]); });
     put(key_slot::most_pairs + pair, [&](std::size_t n) { return pair_low(b[n], minus_a[n]); });

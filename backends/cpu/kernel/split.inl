@@ -20,7 +20,8 @@ inline std::span<query_chunk> start_chunks(split_task const& task, kernel_scratc
   for (std::size_t i = 0; i < count; ++i) {
     query_chunk& chunk = scratch.chunks[i];
     chunk.count = std::min(largest_together, queries - i * largest_together);
-    std::fill(std::begin(chunk.sparse_out), std::end(chunk.sparse_out), 0.0f);
+    for (std::size_t part = 0; part < slot_parts(chunk.count); ++part)
+      std::fill_n(chunk.sparse_out + part * largest_head_dim, task.head_dim() * slot_lanes(chunk.count), 0.0f);
     for (std::size_t n = 0; n < chunk.count; ++n) {
       query_state& q = chunk.queries[n];
       std::size_t const index = i * largest_together + n;
@@ -167,7 +168,7 @@ class integer_pages {
     if (!any_visible(task_.what.queries, run::pages, place)) return;
     turn_page<KBits>(task_, page_bytes_at(current_[0], 0), key_table_, *turns_, scratch_, ahead_[0]);
     unpack_values<VBits>(task_, current_[0], value_table_, scratch_, ahead_[0]);
-    for (query_chunk& chunk : chunks)
+    for (query_chunk& chunk : chunks) {
       with_count(chunk.count, [&](auto count) {
         set_entries<count()>(chunk);
         score_stored_keys<count()>(task_, chunk, scratch_);
@@ -176,6 +177,8 @@ class integer_pages {
         add_stored_values<count()>(task_, current_, chunk, scratch_);
         add_value_slots<count()>(task_, current_, chunk, scratch_, ahead_);
       });
+      ahead_[0] = read_ahead();  // touched for all chunks
+    }
   }
 
   split_task const& task_;
@@ -197,15 +200,17 @@ void attend_rows_of_pages(split_task const& task, std::size_t first, std::size_t
     if (page > first) step_queries(task, chunks);
     tile_place const place = place_of(task.cache(), run::pages, page);
     if (!any_visible(task.what.queries, run::pages, place)) continue;
-    read_ahead const ahead = page + 1 < tiles_in(task.cache(), run::pages)
-                                 ? read_ahead(task.page(page + 1), task.cache().page_bytes, 2 * page_tokens)
-                                 : read_ahead();
+    read_ahead ahead = page + 1 < tiles_in(task.cache(), run::pages)
+                           ? read_ahead(task.page(page + 1), task.cache().page_bytes, 2 * page_tokens)
+                           : read_ahead();
     auto const [k, v] = rows(task.page(page));
-    for (query_chunk& chunk : chunks)
+    for (query_chunk& chunk : chunks) {
       with_count(chunk.count, [&, &keys = k, &values = v](auto count) {
         attend_exact_tile<count()>(task, keys.middle_rows(0, place.tokens), values.middle_rows(0, place.tokens),
                                    run::pages, place, chunk, scratch, ahead);
       });
+      ahead = read_ahead();  // touched for all chunks
+    }
   }
 }
 
