@@ -207,21 +207,21 @@ inline void store_low_pairs(std::int8_t* p, ints a, ints b) {
   }
 }
 
-inline bytes load_bytes(void const* p) { return detail::load<bytes>(p); }
+HWY_INLINE bytes load_bytes(void const* p) { return detail::load<bytes>(p); }
 inline void store_bytes(void* p, bytes x) { detail::store(p, x); }
-inline shorts load_shorts(void const* p) { return detail::load<shorts>(p); }
+HWY_INLINE shorts load_shorts(void const* p) { return detail::load<shorts>(p); }
 inline void store_shorts(void* p, shorts x) { detail::store(p, x); }
-inline bytes repeat_bytes(std::int32_t four) {
+HWY_INLINE bytes repeat_bytes(std::int32_t four) {
   return detail::each<bytes>([](auto v) { return hn::BitCast(bytes::tag{}, v); }, detail::repeat<ints>(four));
 }
-inline shorts repeat_shorts(std::int32_t two) {
+HWY_INLINE shorts repeat_shorts(std::int32_t two) {
   return detail::each<shorts>([](auto v) { return hn::BitCast(shorts::tag{}, v); }, detail::repeat<ints>(two));
 }
-inline shorts operator+(shorts a, shorts b) {
+HWY_INLINE shorts operator+(shorts a, shorts b) {
   return detail::each<shorts>([](auto x, auto y) { return hn::Add(x, y); }, a, b);
 }
 /// Products of unsigned a and signed b, neighbours added.
-inline shorts multiply_pairs(bytes a, bytes b) {
+HWY_INLINE shorts multiply_pairs(bytes a, bytes b) {
   return detail::each<shorts>(
       [](auto x, auto y) {
         shorts::tag const d;
@@ -232,7 +232,7 @@ inline shorts multiply_pairs(bytes a, bytes b) {
       a, b);
 }
 /// sum + products of neighbours, two at a time.
-inline ints dot(ints sum, shorts a, shorts b) {
+HWY_INLINE ints dot(ints sum, shorts a, shorts b) {
   return detail::each<ints>(
       [](auto before, auto x, auto y) {
         ints::tag const d;
@@ -243,7 +243,7 @@ inline ints dot(ints sum, shorts a, shorts b) {
       sum, a, b);
 }
 /// sum + products of unsigned a, below 128, and signed b, four at a time.
-inline ints dot(ints sum, bytes a, bytes b) { return dot(sum, multiply_pairs(a, b), detail::repeat<shorts>(1)); }
+HWY_INLINE ints dot(ints sum, bytes a, bytes b) { return dot(sum, multiply_pairs(a, b), detail::repeat<shorts>(1)); }
 
 /// Products of `Lanes` pairs, 1 or 4, with one pair, each added up: [Lanes, 2] and [2].
 template <std::size_t Lanes>
