@@ -20,7 +20,9 @@
 namespace kvquant::cpu {
 
 template <class S>
-concept QuadSpec = PackedSpec<S> && QuadWidth<S::key_format::bits> && QuadWidth<S::value_format::bits>;
+concept QuadSpec = PackedSpec<S> && QuadWidth<S::key_format::bits> && QuadWidth<S::value_format::bits> &&
+                   !is_by_channel<typename S::key_format> &&
+                   !is_by_channel<typename S::value_format>;
 
 /// What the kernels can seal: codes are found by the boundaries of levels.
 template <class F>

@@ -15,7 +15,7 @@
 #include "backends/cpu/aligned.hpp"
 #include "backends/cpu/quad_layout.hpp"
 #include "kvquant/format/int8_grid.hpp"
-#include "kvquant/quantize/key_side.hpp"
+#include "kvquant/quantize/sides.hpp"
 #include "kvquant/rope/rope.hpp"
 
 namespace kvquant::cpu {

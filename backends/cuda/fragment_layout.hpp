@@ -21,6 +21,7 @@ namespace kvquant::cuda {
 /// What the kernels read: as many bits for keys as for values, 2 to 4 or binary16.
 template <class S>
 concept FragmentSpec = PackedSpec<S> && S::key_format::bits == S::value_format::bits &&
+                       !is_by_channel<typename S::key_format> && !is_by_channel<typename S::value_format> &&
                        (S::key_format::bits == 16 || (S::key_format::bits >= 2 && S::key_format::bits <= 4));
 
 inline key_pairs pairs_of(page_geometry const& geometry) {

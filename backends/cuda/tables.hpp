@@ -13,7 +13,7 @@
 #include "backends/cuda/kernel/params.hpp"
 #include "kvquant/calibrate/artifact.hpp"
 #include "kvquant/core/half.hpp"
-#include "kvquant/quantize/key_side.hpp"
+#include "kvquant/quantize/sides.hpp"
 #include "kvquant/rope/rope.hpp"
 
 namespace kvquant::cuda {

@@ -19,7 +19,6 @@
 #include "kvquant/format/formats.hpp"
 #include "kvquant/format/int8_grid.hpp"
 #include "kvquant/pack/bit_pack.hpp"
-#include "kvquant/quantize/key_side.hpp"
+#include "kvquant/quantize/sides.hpp"
 #include "kvquant/quantize/spec.hpp"
-#include "kvquant/quantize/value_side.hpp"
 #include "kvquant/rope/rope.hpp"

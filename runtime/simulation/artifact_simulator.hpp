@@ -61,13 +61,13 @@ class artifact_simulator final : public simulator {
   void round_values(value_side<value_format> const& side, view2d<float> v) {
     for_row_blocks(executor_, v.rows, [&](std::size_t first, std::size_t rows) {
       std::vector<typename value_format::code_type> codes(v.cols);
-      rank_selector selector = side.make_selector();
+      auto selector = side.make_selector();
       round_rows(v.middle_rows(first, rows), first, value_format::bits, [&](std::span<float> token, auto& outliers) {
         value_range const range = side.quantize(token, codes, selector, [&](outlier o) { outliers.push_back(o); });
         affine const map = affine_of(range);
         for (std::size_t channel = 0; channel < token.size(); ++channel)
-          token[channel] = side.decode(map, codes[channel]);
-        return value_format::scaled ? range_bits : 0;
+          token[channel] = side.decode(channel, map, codes[channel]);
+        return value_format::scaled && !is_by_channel<value_format> ? range_bits : 0;
       });
     });
   }

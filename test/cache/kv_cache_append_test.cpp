@@ -11,7 +11,7 @@
 
 #include "backends/cpu/thread_pool.hpp"
 #include "kvquant/cache/kv_cache.hpp"
-#include "kvquant/quantize/value_side.hpp"
+#include "kvquant/quantize/sides.hpp"
 #include "kvquant/reference/pages.hpp"
 #include "test/support/column_major_layout.hpp"
 #include "test/support/small_cache.hpp"

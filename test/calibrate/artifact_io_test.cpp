@@ -44,8 +44,13 @@ fit_options unusual_fit() {
 }
 
 template <Spec S>
-artifact<S> sample(fit_options const& options = unusual_fit()) {
-  static calibrator const statistics = small_calibration();
+inline constexpr bool has_channels = is_by_channel<typename S::key_format> || is_by_channel<typename S::value_format>;
+
+/// Formats that are `by_channel` are fitted to gradients, as their statistics were gathered with.
+template <Spec S>
+artifact<S> sample(fit_options options = unusual_fit()) {
+  static calibrator const statistics = small_calibration(has_channels<S> ? small_channel_options() : small_options());
+  if (has_channels<S>) options.weights = fit_weights::fisher;
   return fit<S>(statistics, options);
 }
 
@@ -130,6 +135,14 @@ void check_equal(codebook const& a, codebook const& b) {
   CHECK(a.outlier_rate == b.outlier_rate);
 }
 
+void check_equal(channel_codes const& a, channel_codes const& b) {
+  CHECK(a.widths == b.widths);
+  CHECK(detail::flatten(a.maps) == detail::flatten(b.maps));
+  CHECK(detail::flatten(a.seen) == detail::flatten(b.seen));
+  CHECK(a.levels == b.levels);
+  CHECK(a.table_of == b.table_of);
+}
+
 template <Spec S>
 void check_equal(artifact<S> const& a, artifact<S> const& b) {
   check_equal(a.info, b.info);
@@ -141,6 +154,8 @@ void check_equal(artifact<S> const& a, artifact<S> const& b) {
     check_equal(x.value, y.value);
     CHECK(x.key_sensitivity == y.key_sensitivity);
     CHECK(x.value_sensitivity == y.value_sensitivity);
+    check_equal(x.key_channels, y.key_channels);
+    check_equal(x.value_channels, y.value_channels);
   }
 }
 
@@ -163,7 +178,36 @@ TEST_CASE("artifacts of every spec read as they were saved", "[calibrate]") {
   for_each_type(specs{}, [&]<class S>(std::type_identity<S>) { check_round_trip<S>(folder); });
   check_round_trip<mixed_spec>(folder);
   check_round_trip<spec<passthrough, nuq<2>>>(folder);
+  check_round_trip<spec<adaptive, nuq<3>>>(folder);
   CHECK(folder.files() == 1);
+}
+
+TEST_CASE("codes of channels that cannot be are refused, saying which", "[calibrate]") {
+  using adaptive_spec = spec<adaptive, adaptive>;
+  auto const complaint_of = [](auto&& change) {
+    auto it = sample<adaptive_spec>();
+    change(it.layers[1].value_channels, it);
+    thrown const found = error_of([&] { read<adaptive_spec>(to_bytes(it)); });
+    CHECK(found.code == errc::bad_file);
+    return found.text;
+  };
+  auto const after = [&](auto&& change) {
+    return complaint_of([&](channel_codes& codes, artifact<adaptive_spec>&) { change(codes); });
+  };
+  CHECK_THAT(after([](channel_codes& it) { it.widths[3] = 0; }), says("channel 3 of 0 bits"));
+  CHECK_THAT(after([](channel_codes& it) { it.widths[3] = 5; }), says("channel 3 of 5 bits"));
+  CHECK_THAT(after([](channel_codes& it) { it.table_of[7] = 4; }), says("table 4 of 4"));
+  CHECK_THAT(after([](channel_codes& it) { it.table_of[7] = static_cast<std::uint16_t>(it.table_of[7] ^ 1); }),
+             says("channel 7 of"));
+  CHECK_THAT(after([](channel_codes& it) { it.maps[0] = {to_half(1), to_half(-1)}; }), says("range of channel 0"));
+  CHECK_THAT(after([](channel_codes& it) { it.seen[2].upper = half{0x7c00}; }), says("range of channel 2"));
+  CHECK_THAT(after([](channel_codes& it) { it.levels[2] = {1, 0, 2, 3, 4, 5, 6, 7}; }), says("level 1"));
+  thrown const unequal = error_of([] {
+    auto it = sample<adaptive_spec>();
+    it.layers[1].key_channels.levels.pop_back();
+    to_bytes(it);
+  });
+  CHECK(unequal.code == errc::bad_shape);
 }
 
 TEST_CASE("visit_artifact reads the spec that the file names, of those it knows", "[calibrate]") {

@@ -43,15 +43,22 @@ bytes tiny() {
   return read_bytes(folder / "a.kvs");
 }
 
+void check_equal(histogram const& a, histogram const& b) {
+  auto const x = a.bins(), y = b.bins();
+  REQUIRE(x.size() == y.size());
+  for (std::size_t bin = 0; bin < x.size(); ++bin)
+    for (auto member : {&moments::mass, &moments::first, &moments::second}) CHECK(x[bin].*member == y[bin].*member);
+}
+
 void check_equal(side_statistics const& a, side_statistics const& b) {
   CHECK(a.values == b.values);
   CHECK(a.outliers == b.outliers);
   CHECK(a.sensitivity == b.sensitivity);
-  for (fit_weights const weights : all_fit_weights) {
-    auto const x = a.of(weights).bins(), y = b.of(weights).bins();
-    REQUIRE(x.size() == y.size());
-    for (std::size_t bin = 0; bin < x.size(); ++bin)
-      for (auto member : {&moments::mass, &moments::first, &moments::second}) CHECK(x[bin].*member == y[bin].*member);
+  for (fit_weights const weights : all_fit_weights) check_equal(a.of(weights), b.of(weights));
+  REQUIRE(a.channels.size() == b.channels.size());
+  for (std::size_t c = 0; c < a.channels.size(); ++c) {
+    CHECK(detail::flatten({a.channels[c].range}) == detail::flatten({b.channels[c].range}));
+    check_equal(a.channels[c].values, b.channels[c].values);
   }
 }
 
@@ -84,7 +91,7 @@ std::string complaint_after(bytes const& whole, F&& change) {
 }  // namespace
 
 TEST_CASE("statistics read as they were saved", "[calibrate]") {
-  calibrator const it = small_calibration();
+  calibrator const it = small_calibration(GENERATE(small_options(), small_channel_options()));
   saved_statistics const back = saved_and_read(it);
   check_equal(it, back.statistics);
   CHECK(back.keys == key_space::post_rope);
@@ -111,7 +118,8 @@ TEST_CASE("a fit of statistics that were read gives the artifact of those that w
 }
 
 TEST_CASE("what several machines saw merges into what one would have seen", "[calibrate]") {
-  calibrator a(small_options()), b(small_options());
+  calibration_options options = GENERATE(small_options(), small_channel_options());
+  calibrator a(options), b(options);
   observe_ranges(a, 1);
   a.freeze_ranges();
   b.use_ranges_of(a);
@@ -126,7 +134,6 @@ TEST_CASE("what several machines saw merges into what one would have seen", "[ca
   observe_window(whole, 90);
   check_equal(whole, read);
 
-  calibration_options options = small_options();
   options.sinks = 2;
   CHECK_THROWS_WITH(read.merge(saved_and_read(small_calibration(options)).statistics), says("other options"));
 }

@@ -26,7 +26,7 @@ using contract_specs =
               spec<normal_float<4>, normal_float<4>>, spec<uniform<2>, uniform<2>>, spec<uniform<3>, uniform<3>>,
               spec<uniform<4>, uniform<4>>, spec<uniform<5>, uniform<5>>, spec<uniform<6>, uniform<6>>,
               spec<uniform<7>, uniform<7>>, spec<uniform<8>, uniform<8>>,  //
-              spec<passthrough, passthrough>, spec<nuq<4>, nuq<2>>, spec<uniform<5>, nuq<3>>>;
+              spec<adaptive, adaptive>, spec<passthrough, passthrough>, spec<nuq<4>, nuq<2>>, spec<uniform<5>, nuq<3>>>;
 
 /// What single precision is allowed where scores are of ordinary size.
 constexpr double float_tolerance = 1e-5;

@@ -22,12 +22,12 @@ struct error_band {
 };
 
 inline constexpr std::array error_bands{
-    error_band{"nuq2", 0.50},     error_band{"nuq3", 0.27},   error_band{"nuq4", 0.135},  //
-    error_band{"nf2", 1.45},      error_band{"nf3", 0.30},    error_band{"nf4", 0.15},    //
-    error_band{"int2", 0.82},     error_band{"int3", 0.32},   error_band{"int4", 0.15},   //
-    error_band{"int5", 0.074},    error_band{"int6", 0.036},  error_band{"int7", 0.018},  //
-    error_band{"int8", 0.0094},   error_band{"f16", 0.00043}, error_band{"nuq4/nuq2", 0.37},
-    error_band{"int5/nuq3", 0.20}};
+    error_band{"nuq2", 0.50},      error_band{"nuq3", 0.27},    error_band{"nuq4", 0.135},  //
+    error_band{"nf2", 1.45},       error_band{"nf3", 0.30},     error_band{"nf4", 0.15},    //
+    error_band{"int2", 0.82},      error_band{"int3", 0.32},    error_band{"int4", 0.15},   //
+    error_band{"int5", 0.074},     error_band{"int6", 0.036},   error_band{"int7", 0.018},  //
+    error_band{"int8", 0.0094},    error_band{"f16", 0.00043},  error_band{"nuq4/nuq2", 0.37},
+    error_band{"int5/nuq3", 0.20}, error_band{"adaptive", 0.50}};
 
 inline double error_band_of(std::string_view spec) {
   for (error_band const& band : error_bands)

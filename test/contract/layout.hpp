@@ -11,13 +11,9 @@
 #include <vector>
 
 #include "kvquant/cache/page.hpp"
+#include "test/support/page_widths.hpp"
 
 namespace kvquant::contract {
-
-template <class Code>
-void fill_codes(std::vector<Code>& codes, int bits, std::mt19937_64& random) {
-  for (Code& code : codes) code = static_cast<Code>(random() % (1u << bits));
-}
 
 /// Slots by rising index; the first and the last element of the page are among them.
 inline void fill_slots(std::vector<outlier>& slots, std::size_t elements, std::mt19937_64& random) {
@@ -31,8 +27,8 @@ template <PackedSpec S>
 canonical_page<S> random_page(page_geometry const& geometry, std::uint64_t seed) {
   std::mt19937_64 random(seed);
   canonical_page<S> page(geometry);
-  fill_codes(page.k_codes, geometry.k_bits, random);
-  fill_codes(page.v_codes, geometry.v_bits, random);
+  test::fill_codes(page.k_codes, geometry.k_bits, geometry.k_widths, geometry.head_dim, random);
+  test::fill_codes(page.v_codes, geometry.v_bits, geometry.v_widths, geometry.head_dim, random);
   for (value_range& range : std::span(page.v_ranges).first(geometry.range_bytes() / sizeof(value_range)))
     range = {half{static_cast<std::uint16_t>(random() % 0x7c00)}, half{static_cast<std::uint16_t>(random() % 0x7c00)}};
   fill_slots(page.k_slots, geometry.elements(), random);
@@ -44,8 +40,8 @@ canonical_page<S> random_page(page_geometry const& geometry, std::uint64_t seed)
 template <PageLayout Layout>
 void check_layout(int head_dim, double outliers_k, double outliers_v) {
   using S = typename Layout::spec_type;
-  auto const geometry =
-      make_page_geometry(head_dim, S::key_format::bits, S::value_format::bits, outliers_k, outliers_v);
+  test::sized_page<S> const sized(head_dim, outliers_k, outliers_v);
+  page_geometry const& geometry = sized.geometry;
   std::size_t const size = Layout::page_bytes(geometry);
   REQUIRE(size % page_alignment == 0);
   REQUIRE(size >= geometry.used_bytes());

@@ -47,13 +47,16 @@ class subject {
 /// Ranges come from the first half of the problem's tokens, so that some of the others lie beyond them.
 template <PackedSpec S>
 artifact<S> artifact_for(problem const& it) {
-  std::vector<float_matrix> seen;
-  for (float_matrix const& k : it.k) {
-    std::size_t const rows = (k.rows + 1) / 2;
-    seen.emplace_back(rows, k.cols);
-    seen.back().values.assign(k.values.begin(), k.values.begin() + static_cast<std::ptrdiff_t>(rows * k.cols));
-  }
-  return test::hand_made_artifact<S>(it.model, seen);
+  auto const first_half = [](std::vector<float_matrix> const& layers) {
+    std::vector<float_matrix> seen;
+    for (float_matrix const& x : layers) {
+      std::size_t const rows = (x.rows + 1) / 2;
+      seen.emplace_back(rows, x.cols);
+      seen.back().values.assign(x.values.begin(), x.values.begin() + static_cast<std::ptrdiff_t>(rows * x.cols));
+    }
+    return seen;
+  };
+  return test::hand_made_artifact<S>(it.model, first_half(it.k), first_half(it.v));
 }
 
 template <Backend B, PackedSpec S>

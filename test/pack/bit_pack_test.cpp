@@ -114,6 +114,59 @@ TEST_CASE("packed sizes are exact and cannot overflow", "[pack]") {
   STATIC_REQUIRE(packed_bytes<1>(most) == most / 8 + 1);
 }
 
+TEST_CASE("columns of different widths follow each other without gaps", "[pack]") {
+  std::vector<std::uint8_t> const widths = {1, 4, 2}, codes = {1, 0x9, 2, 0, 0xf, 1, 1, 0, 3};
+  std::vector<std::byte> stream(3);  // 3 rows of 7 bits
+  pack_columns(codes, widths, stream);
+  // From the least bit on: 1 1001 10, 0 1111 01, 1 0000 11, each number with its least bit first.
+  CHECK(stream == bytes(std::array{83, 95, 24}));
+  std::vector<std::uint8_t> back(codes.size());
+  unpack_columns(stream, widths, back);
+  CHECK(back == codes);
+}
+
+TEST_CASE("columns of one width are packed as codes of that width are", "[pack]") {
+  for (std::size_t const rows : {1u, 8u, 64u}) {
+    auto const codes = random_codes(rows * 24, 3, 5);
+    std::vector<std::uint8_t> const widths(24, 3);
+    std::vector<std::byte> columns(packed_bytes<3>(codes.size())), plain(columns.size());
+    pack_columns(codes, widths, columns);
+    pack<3>(codes, plain);
+    CHECK(columns == plain);
+  }
+}
+
+TEST_CASE("columns of any widths come back", "[pack]") {
+  std::mt19937 random(2);
+  for (std::size_t const rows : {1u, 3u, 64u}) {
+    std::vector<std::uint8_t> widths(40), codes;
+    for (auto& width : widths) width = static_cast<std::uint8_t>(1 + random() % 8);
+    for (std::size_t i = 0; i < rows * widths.size(); ++i)
+      codes.push_back(static_cast<std::uint8_t>(random() % (1u << widths[i % widths.size()])));
+    std::size_t const row_bits = std::accumulate(widths.begin(), widths.end(), std::size_t{0});
+    std::vector<std::byte> stream((rows * row_bits + 7) / 8, std::byte{0xff});
+    std::vector<std::uint8_t> back(codes.size());
+    pack_columns(codes, widths, stream);
+    unpack_columns(stream, widths, back);
+    CHECK(back == codes);
+  }
+}
+
+TEST_CASE("packing columns refuses what does not fit", "[pack]") {
+  std::vector<std::uint8_t> codes = {1, 3}, widths = {1, 2};
+  std::vector<std::byte> stream(1);
+  CHECK_THROWS_WITH(pack_columns(codes, widths, std::span<std::byte>{}),
+                    Catch::Contains("0 bytes for 1 rows of 3 bits"));
+  CHECK_THROWS_WITH(unpack_columns(std::span<std::byte const>{}, widths, codes), Catch::Contains("expected 1"));
+  codes[0] = 2;
+  CHECK_THROWS_WITH(pack_columns(codes, widths, stream), Catch::Contains("code 0 is 2, its column has 1 bits"));
+  widths[1] = 9;
+  CHECK_THROWS_WITH(pack_columns(codes, widths, stream), Catch::Contains("a column of 9 bits"));
+  CHECK_THROWS_WITH(pack_columns(codes, {}, stream), Catch::Contains("in rows of 0"));
+  widths = {1, 2, 3};
+  CHECK_THROWS_WITH(pack_columns(codes, widths, stream), Catch::Contains("2 codes in rows of 3"));
+}
+
 TEST_CASE("packing works at compile time", "[pack]") {
   constexpr auto round_trip = [] {
     std::array<std::uint8_t, 11> const codes{1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3};

@@ -53,12 +53,6 @@ matrix row(std::vector<double> const& values) {
 
 }  // namespace
 
-TEST_CASE("levels are what codes decode to, not what values compare with", "[reference]") {
-  auto const table = nuq<2>::make_table(std::vector{-1.0f, -0.5f, 0.5f, 1.0f}, std::vector{-2.0f, -0.25f, 0.25f, 3.0f});
-  CHECK(reference::decode_levels<nuq<2>>(table) == reference::vector{{-2, -0.25, 0.25, 3}});
-  CHECK(reference::decode_levels<uniform<2>>(uniform<2>::default_table())(3) == 1);
-}
-
 TEST_CASE("a page decodes by channel for keys, by token for values, residuals added", "[reference]") {
   auto const it = tables_for(random_layers(100, 1), 0.01, 0.01);
   canonical_page<used_spec> page(make_page_geometry(head_dim, 2, 3, 0, 0));

@@ -22,9 +22,19 @@ inline calibration_options small_options() {
           .bins = 512};
 }
 
+/// The same with a histogram for each channel.
+inline calibration_options small_channel_options() {
+  calibration_options options = small_options();
+  options.channel_bins = 256;
+  return options;
+}
+
 inline void observe_ranges(calibrator& it, std::uint64_t seed, std::size_t tokens = 500) {
-  for (int layer = 0; layer < it.options().layers; ++layer)
-    it.observe_range(layer, random_keys(tokens, 32, seed + static_cast<std::uint64_t>(layer)));
+  for (int layer = 0; layer < it.options().layers; ++layer) {
+    auto const at = seed + static_cast<std::uint64_t>(layer);
+    it.observe_range(layer, random_keys(tokens, 32, at));
+    if (it.options().channel_bins > 0) it.observe_value_range(layer, random_keys(tokens, 32, at + 100));
+  }
 }
 
 inline void observe_window(calibrator& it, std::uint64_t seed, std::size_t tokens = 500) {

@@ -2,13 +2,19 @@
 /// \file
 /// Artifacts without a calibration: ranges from keys at hand, levels fitted to the normal distribution.
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
+#include <numeric>
+#include <random>
 #include <vector>
 
 #include "kvquant/calibrate/artifact.hpp"
 #include "kvquant/calibrate/histogram.hpp"
 #include "kvquant/calibrate/kmeans.hpp"
+#include "kvquant/format/int8_grid.hpp"
+#include "kvquant/rope/rope.hpp"
 #include "test/support/random_matrix.hpp"
 
 namespace kvquant::test {
@@ -49,7 +55,7 @@ inline std::vector<float> normal_levels(std::size_t count) {
 template <Format F>
 codebook normal_codebook(bool q_norm) {
   codebook book;
-  if constexpr (F::fitted) {
+  if constexpr (F::fitted && !is_by_channel<F>) {
     static std::vector<float> const levels = normal_levels(std::size_t{1} << F::bits);
     book.levels = levels;
     book.norm = q_norm ? kvquant::q_norm{1.05, 0.01} : kvquant::q_norm{};
@@ -66,9 +72,48 @@ inline std::vector<float> mild_sensitivity(std::size_t channels, std::size_t see
   return out;
 }
 
-/// `keys`: what the ranges are taken from, a matrix [tokens, kv_channels] for each layer.
+/// Widths for the units of a head, `unit_channels` each: 1, 2, 3, 4, 1, … for each eight channels, shuffled.
+inline std::vector<std::uint8_t> shuffled_widths(std::size_t head_dim, std::size_t unit_channels,
+                                                 std::mt19937_64& random) {
+  std::vector<std::uint8_t> widths;
+  for (std::size_t first = 0; first < head_dim; first += 8)
+    widths.insert(widths.end(), 8 / unit_channels, static_cast<std::uint8_t>(1 + first / 8 % 4));
+  std::shuffle(widths.begin(), widths.end(), random);
+  return widths;
+}
+
+/// Both channels of a pair have the same width in keys, and the bits of every head are the same.
+inline channel_codes hand_made_channels(model_shape const& shape, std::vector<value_range> const& ranges, bool is_key,
+                                        std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  auto const d = static_cast<std::size_t>(shape.head_dim);
+  auto const rotary = static_cast<std::size_t>(rope(shape.rope, shape.head_dim).rotary_dim());
+  channel_codes out{std::vector<std::uint8_t>(ranges.size()), ranges, ranges, {}, {}};
+  for (std::size_t first = 0; first < ranges.size(); first += d) {
+    auto const widths = shuffled_widths(d, is_key ? 2 : 1, random);
+    for (std::size_t unit = 0; unit < widths.size(); ++unit) {
+      channel_pair const at = is_key ? pair_of(shape.rope.pairing, rotary, unit) : channel_pair{unit, unit};
+      out.widths[first + at.first] = out.widths[first + at.second] = widths[unit];
+    }
+  }
+  for (std::size_t width = 1; width <= 4; ++width) {
+    out.levels.push_back(normal_levels(std::size_t{1} << width));
+    snap_to_int8_grid(out.levels.back(), is_key ? key_grid_limit : value_grid_limit);
+  }
+  for (std::uint8_t const width : out.widths) out.table_of.push_back(static_cast<std::uint16_t>(width - 1));
+  return out;
+}
+
+/// Of the first head's channels; all have as many.
+inline int token_bits_of(channel_codes const& codes, int head_dim) {
+  return std::accumulate(codes.widths.begin(), codes.widths.begin() + head_dim, 0);
+}
+
+/// `keys`, `values`: what ranges are taken from, a matrix [tokens, kv_channels] for each layer; values for formats that
+/// are `by_channel` alone.
 template <Spec S>
-artifact<S> hand_made_artifact(hand_made_options const& options, std::vector<float_matrix> const& keys) {
+artifact<S> hand_made_artifact(hand_made_options const& options, std::vector<float_matrix> const& keys,
+                               std::vector<float_matrix> const& values = {}) {
   artifact<S> it;
   it.info.spec = S::name();
   it.info.shape = options.shape;
@@ -83,6 +128,19 @@ artifact<S> hand_made_artifact(hand_made_options const& options, std::vector<flo
                          .value = normal_codebook<typename S::value_format>(options.q_norm),
                          .key_sensitivity = mild_sensitivity(keys[layer].cols, 2 * layer),
                          .value_sensitivity = mild_sensitivity(keys[layer].cols, 2 * layer + 1)});
+  for (std::size_t layer = 0; layer < keys.size(); ++layer) {
+    layer_artifact& to = it.layers[layer];
+    if constexpr (is_by_channel<typename S::key_format>) {
+      to.key_channels = hand_made_channels(options.shape, to.key_ranges, true, 50 + layer);
+      it.info.key_token_bits = token_bits_of(to.key_channels, options.shape.head_dim);
+    }
+    if constexpr (is_by_channel<typename S::value_format>) {
+      auto const ranges =
+          ranges_around_mean(values.at(layer), options.outliers_v > 0 ? reach_if_sparse : reach_if_dense);
+      to.value_channels = hand_made_channels(options.shape, ranges, false, 90 + layer);
+      it.info.value_token_bits = token_bits_of(to.value_channels, options.shape.head_dim);
+    }
+  }
   return it;
 }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kvquant/cache/page.hpp"
+#include "test/support/page_widths.hpp"
 
 namespace kvquant::test {
 
@@ -19,10 +20,8 @@ canonical_page<S> random_page(page_geometry const& geometry, std::uint64_t seed)
   std::mt19937_64 random(seed);
   auto const bits = [&] { return static_cast<std::uint16_t>(random()); };
   canonical_page<S> page(geometry);
-  for (auto& code : page.k_codes)
-    code = static_cast<typename S::key_format::code_type>(random() % (1u << geometry.k_bits));
-  for (auto& code : page.v_codes)
-    code = static_cast<typename S::value_format::code_type>(random() % (1u << geometry.v_bits));
+  fill_codes(page.k_codes, geometry.k_bits, geometry.k_widths, geometry.head_dim, random);
+  fill_codes(page.v_codes, geometry.v_bits, geometry.v_widths, geometry.head_dim, random);
   for (value_range& range : std::span(page.v_ranges).first(geometry.range_bytes() / sizeof(value_range)))
     range = {{bits()}, {bits()}};
   std::vector<std::uint16_t> indices(geometry.elements());

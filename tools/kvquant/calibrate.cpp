@@ -26,18 +26,25 @@ struct calibrate_options {
   text_options text;
   std::string model, output, statistics_out, ranges_from;
   std::vector<std::string> from_statistics;
-  std::vector<int> bits = {3};
+  std::vector<double> bits = {3};
   std::string format = "nuq";
-  double outliers = 0.01;
+  std::optional<double> given_outliers;
   int samples = 16, context = 2048, sinks = 1;
   fit_weights weights = fit_weights::fisher;
   key_space keys = key_space::pre_rope;
   q_norm_choice q_norm = q_norm_choice::automatic;
   bool int8_levels = true;
+  channel_levels levels_of = channel_levels::shared;
   std::uint64_t seed = 0;
+
+  bool by_channel() const { return format == adaptive::name; }
+  double outliers() const { return given_outliers.value_or(by_channel() ? 0.005 : 0.01); }
 };
 
 using window = std::vector<runtime::token_id>;
+
+/// Of a channel's histogram: as fine as 16 levels need, outliers included.
+constexpr std::size_t channel_bins = 512;
 
 /// `samples` windows of `context` tokens with random starts; with a BOS first where the model asks for one.
 std::vector<window> choose_windows(calibrate_options const& options, runtime::tokenizer const& tokenizer,
@@ -58,7 +65,7 @@ std::vector<window> choose_windows(calibrate_options const& options, runtime::to
   return windows;
 }
 
-/// First pass: the ranges of the key channels.
+/// First pass: the ranges of channels.
 class range_observer final : public runtime::kv_hook {
  public:
   range_observer(calibrator& statistics, key_space space) : statistics_(statistics), space_(space) {}
@@ -67,6 +74,9 @@ class range_observer final : public runtime::kv_hook {
   }
   void keys_post_rope(int layer, view2d<float> k) override {
     if (space_ == key_space::post_rope) statistics_.observe_range(layer, k);
+  }
+  void values(int layer, view2d<float> v) override {
+    if (statistics_.options().channel_bins > 0) statistics_.observe_value_range(layer, v);
   }
 
  private:
@@ -115,10 +125,11 @@ void observe_with_gradients(calibrator& statistics, key_space space, runtime::mo
 calibration_options statistics_options(calibrate_options const& options, runtime::model_config const& config) {
   return {.layers = config.layers,
           .kv_channels = config.kv_channels(),
-          .outlier_fraction_k = options.outliers,
-          .outlier_fraction_v = options.outliers,
+          .outlier_fraction_k = options.outliers(),
+          .outlier_fraction_v = options.outliers(),
           .sinks = options.sinks,
-          .max_tokens = static_cast<std::size_t>(options.samples) * static_cast<std::size_t>(options.context)};
+          .max_tokens = static_cast<std::size_t>(options.samples) * static_cast<std::size_t>(options.context),
+          .channel_bins = options.by_channel() ? channel_bins : 0};
 }
 
 /// Of what they are statistics.
@@ -194,12 +205,13 @@ struct calibration {
 
 /// `auto` asks the model, and only at 2 bits, where rounding shifts moments enough to matter.
 template <Spec S>
-artifact<S> fit_with_q_norm(calibrate_options const& options, calibration const& from) {
+artifact<S> fit_with_q_norm(calibrate_options const& options, calibration const& from, double bits) {
   fit_options how{.shape = from.saved.shape,
                   .keys = from.saved.keys,
                   .weights = options.weights,
                   .q_norm = options.q_norm == q_norm_choice::on,
                   .int8_levels = options.int8_levels,
+                  .by_channel = {bits, options.outliers(), options.levels_of},
                   .origin = from.saved.origin};
   artifact<S> plain = fit<S>(from.saved.statistics, how);
   bool const try_both = options.q_norm == q_norm_choice::automatic && S::key_format::fitted &&
@@ -211,14 +223,19 @@ artifact<S> fit_with_q_norm(calibrate_options const& options, calibration const&
                                                                                                               : plain;
 }
 
-std::string output_path(calibrate_options const& options, int bits) {
+/// "nuq3"; of formats without a width of their own the name alone.
+std::string spec_name(calibrate_options const& options, double bits) {
+  return options.by_channel() ? options.format : options.format + fmt::format("{}", bits);
+}
+
+std::string output_path(calibrate_options const& options, double bits) {
   std::string path = options.output;
   if (path.empty())
     path = fs::path(options.model.empty() ? options.from_statistics.front() : options.model).stem().string() + "-" +
            options.format + "{bits}.kvq";
   std::string const placeholder = "{bits}";
   if (auto const at = path.find(placeholder); at != std::string::npos)
-    return path.replace(at, placeholder.size(), std::to_string(bits));
+    return path.replace(at, placeholder.size(), fmt::format("{}", bits));
   require(options.bits.size() == 1, errc::bad_value, "-o ", path, ": expected {bits} in the name for several --bits");
   return path;
 }
@@ -236,10 +253,10 @@ double decibels(std::vector<layer_artifact> const& layers, codebook layer_artifa
 void write_artifacts(calibrate_options const& options, calibration const& from) {
   std::vector<std::vector<std::string>> table = {{"artifact", "format", "keys, dB", "values, dB", "Q-Norm", "hash"}};
   nlohmann::json rows = nlohmann::json::array();
-  for (int const bits : options.bits) {
+  for (double const bits : options.bits) {
     std::string const path = output_path(options, bits);
-    visit_spec(options.format + std::to_string(bits), [&]<class S>(std::type_identity<S>) {
-      artifact<S> it = fit_with_q_norm<S>(options, from);
+    visit_spec(spec_name(options, bits), [&]<class S>(std::type_identity<S>) {
+      artifact<S> it = fit_with_q_norm<S>(options, from, bits);
       save(it, path);
       double const key = decibels(it.layers, &layer_artifact::key), value = decibels(it.layers, &layer_artifact::value);
       table.push_back({path, it.info.spec, fmt::format("{:.2f}", key), fmt::format("{:.2f}", value),
@@ -281,8 +298,10 @@ void check_usage(calibrate_options const& options) try {
   // The last token predicts nothing: without another beside the sinks there is nothing to learn from.
   require(options.model.empty() || options.sinks <= options.context - 2, errc::bad_value, "--sinks ", options.sinks,
           ": expected at most ", options.context - 2, ", two fewer than a window has tokens (--context)");
-  for (int const bits : options.bits) {
-    visit_spec(options.format + std::to_string(bits), [](auto) {});
+  require(options.from_statistics.empty() || options.by_channel() || !options.given_outliers, errc::bad_value,
+          "--outliers excludes --from-stats: the statistics were gathered within ranges that leave them out");
+  for (double const bits : options.bits) {
+    visit_spec(spec_name(options, bits), [](auto) {});
     output_path(options, bits);
   }
 } catch (error const& failure) {
@@ -291,7 +310,7 @@ void check_usage(calibrate_options const& options) try {
 
 void check_files(calibrate_options const& options) {
   std::vector<std::string> outputs = {options.common.json, options.statistics_out}, inputs = options.from_statistics;
-  for (int const bits : options.bits) outputs.push_back(output_path(options, bits));
+  for (double const bits : options.bits) outputs.push_back(output_path(options, bits));
   for (std::string const& input : {options.model, options.text.path, options.ranges_from})
     if (!input.empty()) inputs.push_back(input);
   check_outputs(outputs, inputs);
@@ -335,11 +354,12 @@ void add_calibrate(CLI::App& app) {
       ->delimiter(',')
       ->allow_extra_args(false)
       ->capture_default_str();
-  command->add_option("--format", options->format, "datatype family: nuq, nf, int, or f of 16 bits")
+  command->add_option("--format", options->format, "datatype family: nuq, nf, int, adaptive, or f of 16 bits")
       ->capture_default_str();
-  command->add_option("--outliers", options->outliers, "fraction of values kept sparse")
-      ->check(CLI::Range(0.0, 0.5))
-      ->capture_default_str();
+  command
+      ->add_option("--outliers", options->given_outliers,
+                   "fraction of values kept sparse: 0.01; adaptive, which pays them out of --bits: 0.005")
+      ->check(CLI::Range(0.0, 0.5));
   command->add_option("--samples", options->samples, "windows")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   command->add_option("--context", options->context, "tokens per window")
       ->check(CLI::Range(2, 1 << 24))
@@ -358,6 +378,9 @@ void add_calibrate(CLI::App& app) {
       *command, "--q-norm", options->q_norm,
       "decode levels with the moments restored; auto: where it lowers the loss at 2 bits",
       {{"auto", q_norm_choice::automatic}, {"on", q_norm_choice::on}, {"off", q_norm_choice::off}});
+  add_choice<channel_levels>(*command, "--channel-levels", options->levels_of,
+                             "adaptive: one set of levels per layer, side and width, or one per channel",
+                             {{"shared", channel_levels::shared}, {"own", channel_levels::own}});
   add_choice<bool>(*command, "--levels", options->int8_levels,
                    "fitted levels that codes read as: rounded so that integers hold them exactly, or as fitted",
                    {{"int8", true}, {"float", false}});
@@ -372,8 +395,7 @@ void add_calibrate(CLI::App& app) {
       command
           ->add_option("--from-stats", options->from_statistics, "fit these (merged) statistics again, without a model")
           ->type_name("STATS");
-  for (char const* const settled :
-       {"--text", "--outliers", "--samples", "--context", "--sinks", "--keys", "--seed", "--ranges"})
+  for (char const* const settled : {"--text", "--samples", "--context", "--sinks", "--keys", "--seed", "--ranges"})
     from_statistics->excludes(command->get_option(settled));
   add_common(*command, options->common);
   command->callback([options] { calibrate(*options); });

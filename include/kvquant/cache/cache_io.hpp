@@ -63,6 +63,8 @@ inline void to_json(nlohmann::json& out, sequence_info const& it) {
          {"v_bits", it.geometry.v_bits},
          {"k_slots", it.geometry.k_slots},
          {"v_slots", it.geometry.v_slots}};
+  if (it.geometry.k_token_bits > 0) out["k_token_bits"] = it.geometry.k_token_bits;
+  if (it.geometry.v_token_bits > 0) out["v_token_bits"] = it.geometry.v_token_bits;
 }
 
 namespace detail {
@@ -125,6 +127,8 @@ inline sequence_info info_of_sequence(nlohmann::json const& from) {
                  .v_bits = whole_number<int>(from, "v_bits"),
                  .k_slots = whole_number<std::uint32_t>(from, "k_slots"),
                  .v_slots = whole_number<std::uint32_t>(from, "v_slots")};
+  if (from.contains("k_token_bits")) it.geometry.k_token_bits = whole_number<std::uint32_t>(from, "k_token_bits");
+  if (from.contains("v_token_bits")) it.geometry.v_token_bits = whole_number<std::uint32_t>(from, "v_token_bits");
   require(it.sealed <= it.tokens && it.tokens - it.sealed == it.exact_tokens(), errc::bad_file, it.tokens,
           " tokens, expected ", it.sinks, " sinks + ", it.sealed, " in pages + ", it.tail_tokens, " in the tail");
   return it;
@@ -188,7 +192,7 @@ void write_data(Cache const& cache, sequence const& of, sequence_info const& inf
     for (std::size_t index = 0; index < view.pages.size(); ++index)
       for (std::size_t head = 0; head < cache.kv_heads(); ++head) {
         cache.read_page(of, layer, index, head, page);
-        layout::write(cache.geometry(), page, bytes);
+        layout::write(cache.layer(layer).geometry(head), page, bytes);
         write(std::span<std::byte const>(bytes));
       }
   }
@@ -325,6 +329,8 @@ void require_fits(kv_cache<S, Layout> const& cache, sequence_file const& file) {
   same(it.head_dim, own.shape.head_dim, "head_dim");
   same(it.geometry.k_bits, cache.geometry().k_bits, "k_bits");
   same(it.geometry.v_bits, cache.geometry().v_bits, "v_bits");
+  same(it.geometry.k_token_bits, cache.geometry().k_token_bits, "k_token_bits");
+  same(it.geometry.v_token_bits, cache.geometry().v_token_bits, "v_token_bits");
   same(it.geometry.k_slots, cache.geometry().k_slots, "k_slots");
   same(it.geometry.v_slots, cache.geometry().v_slots, "v_slots");
   same(it.sinks, std::min(it.tokens, cache.sinks()), "the number of sinks");
@@ -362,7 +368,7 @@ sequence load_sequence(kv_cache<S, Layout>& cache, sequence_file const& file) {
         },
         [&](int layer, std::size_t index, std::size_t head, canonical_page<S>& page) {
           std::size_t const at = detail::exact_bytes(it) + (index * cache.kv_heads() + head) * page_bytes;
-          layout::read(cache.geometry(), layer_data(layer).subspan(at, page_bytes), page);
+          layout::read(cache.layer(layer).geometry(head), layer_data(layer).subspan(at, page_bytes), page);
           detail::require_sound(page, cache.geometry());
         });
   } catch (error const& failure) {

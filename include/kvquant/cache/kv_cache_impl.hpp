@@ -52,9 +52,9 @@ kv_cache<S, Layout>::kv_cache(artifact<S> const& it, cache_options const& option
   require(page_bytes_ % page_alignment == 0, errc::bad_shape, "cache: the layout's pages have ", page_bytes_,
           " bytes, expected a multiple of ", page_alignment);
   for (int layer = 0; layer < it.info.shape.layers; ++layer) {
-    std::size_t const channels = this->layer(layer).keys().channels();
-    require(channels == kv_channels(), errc::bad_shape, "cache: layer ", layer, " of the artifact has ", channels,
-            " channels, expected ", kv_channels());
+    for (std::size_t const channels : {this->layer(layer).keys().channels(), this->layer(layer).values().channels()})
+      require(channels == kv_channels(), errc::bad_shape, "cache: layer ", layer, " of the artifact has ", channels,
+              " channels, expected ", kv_channels());
   }
   pool_ = std::make_shared<page_pool>(detail::blocks_for(options.max_tokens, it.info.shape.layers),
                                       kv_heads_ * page_bytes_, memory_);
@@ -207,7 +207,7 @@ void kv_cache<S, Layout>::read_page(sequence const& of, int layer, std::size_t p
           kv_head, ", there are ", it.pages_in_use(), " pages of ", kv_heads_, " heads");
   wait();
   out.resize(geometry_);
-  Layout::read(geometry_, page_of(it.pages[page], kv_head), out);
+  Layout::read(this->layer(layer).geometry(kv_head), page_of(it.pages[page], kv_head), out);
 }
 
 template <class S, class Layout>
@@ -239,7 +239,7 @@ sequence kv_cache<S, Layout>::assemble(std::size_t tokens, std::size_t sealed, E
     for (std::size_t index = 0; index < it.pages.size(); ++index)
       for (std::size_t head = 0; head < kv_heads_; ++head) {
         page(layer, index, head, one);
-        Layout::write(geometry_, one, page_of(it.pages[index], head));
+        Layout::write(this->layer(layer).geometry(head), one, page_of(it.pages[index], head));
       }
   }
   return of;

@@ -48,7 +48,7 @@ class layout_sealer {
   using worker = typename page_sealer<spec_type>::worker;
 
   layout_sealer(artifact<spec_type> const& it, int layer, page_geometry const& geometry)
-      : geometry_(geometry), quantizers_(it, layer, geometry) {}
+      : quantizers_(it, layer, geometry) {}
 
   page_sealer<spec_type> const& quantizers() const { return quantizers_; }
   std::size_t table_bytes() const { return quantizers_.table_bytes(); }
@@ -56,13 +56,13 @@ class layout_sealer {
   value_range range_of(std::span<half const> token, worker& mine) const { return quantizers_.range_of(token, mine); }
 
   void seal(head_tokens const& tokens, std::span<std::byte> page, worker& mine) const {
-    if (tokens.reused > 0) Layout::read(geometry_, tokens.before, mine.page);
+    page_geometry const geometry = quantizers_.geometry(tokens.head);
+    if (tokens.reused > 0) Layout::read(geometry, tokens.before, mine.page);
     quantizers_.seal(tokens.head, tokens.k, tokens.v, tokens.ranges, tokens.reused, mine);
-    Layout::write(geometry_, mine.page, page);
+    Layout::write(geometry, mine.page, page);
   }
 
  private:
-  page_geometry geometry_;
   page_sealer<spec_type> quantizers_;
 };
 

@@ -45,6 +45,12 @@ struct page_geometry {
   int k_bits = 0, v_bits = 0;  ///< per code; 16 on both sides: values as they are, without ranges and slots
   std::size_t k_slots = 0,
               v_slots = 0;  ///< sparse elements, each an `outlier` whose index is token · head_dim + channel
+  /// Bits of a token's codes where channels have widths of their own; 0: every code has `k_bits`, `v_bits`. Values that
+  /// have widths of their own have no ranges by token.
+  std::size_t k_token_bits = 0, v_token_bits = 0;
+  /// [head_dim] of the head at hand: the width of each channel's codes. Null where they are all alike, and where no
+  /// head is meant.
+  std::uint8_t const *k_widths = nullptr, *v_widths = nullptr;
   /// Which channels RoPE turns together, for layouts that keep them side by side.
   rope_pairing pairing = rope_pairing::half_split;
   std::size_t rotary_dim = 0;  ///< channels that are turned, the first ones of a head
@@ -52,25 +58,40 @@ struct page_geometry {
 
   bool is_exact() const { return k_bits == 16 && v_bits == 16; }
   std::size_t elements() const { return page_tokens * head_dim; }
-  std::size_t k_code_bytes() const { return elements() / 8 * static_cast<std::size_t>(k_bits); }
-  std::size_t v_code_bytes() const { return elements() / 8 * static_cast<std::size_t>(v_bits); }
-  std::size_t range_bytes() const { return is_exact() ? 0 : page_tokens * sizeof(value_range); }
+  std::size_t k_code_bytes() const { return code_bytes(k_bits, k_token_bits); }
+  std::size_t v_code_bytes() const { return code_bytes(v_bits, v_token_bits); }
+  std::size_t range_bytes() const { return is_exact() || v_token_bits > 0 ? 0 : page_tokens * sizeof(value_range); }
   std::size_t slot_bytes() const { return (k_slots + v_slots) * sizeof(outlier); }
   std::size_t used_bytes() const { return k_code_bytes() + v_code_bytes() + range_bytes() + slot_bytes(); }
   /// A multiple of `page_alignment`.
   std::size_t page_bytes() const { return (used_bytes() + page_alignment - 1) / page_alignment * page_alignment; }
+
+ private:
+  std::size_t code_bytes(int bits, std::size_t token_bits) const {
+    return page_tokens / 8 * (token_bits > 0 ? token_bits : head_dim * static_cast<std::size_t>(bits));
+  }
 };
 
 /// round(fraction · elements) slots a side; what is left of the last line becomes slots too, for the sides that have
-/// any and need more. Codes of 16 bits have no slots. Throws `bad_shape` for a head_dim that is no multiple of 16 or
-/// above 256, `bad_value` for fractions outside [0, 1).
-inline page_geometry make_page_geometry(int head_dim, int k_bits, int v_bits, double fraction_k, double fraction_v) {
+/// any and need more. Codes of 16 bits have no slots. `token_bits`: of a token's codes, keys and values, 0 where their
+/// width is `k_bits`, `v_bits`. Throws `bad_shape` for a head_dim that is no multiple of 16 or above 256, `bad_value`
+/// for fractions outside [0, 1) and for fewer or more `token_bits` than `head_dim` codes of 1 to `k_bits`, `v_bits` can
+/// have.
+inline page_geometry make_page_geometry(int head_dim, int k_bits, int v_bits, double fraction_k, double fraction_v,
+                                        std::array<int, 2> token_bits = {}) {
   require(head_dim >= 16 && head_dim <= 256 && head_dim % 16 == 0, errc::bad_shape, "page: head_dim is ", head_dim,
           ", expected a multiple of 16 up to 256");
   page_geometry it{.head_dim = static_cast<std::size_t>(head_dim), .k_bits = k_bits, .v_bits = v_bits};
   for (int const bits : {k_bits, v_bits})
     require(it.is_exact() || (bits >= 1 && bits <= 8), errc::bad_value, "page: codes of ", bits,
             " bits, expected 1 to 8, or 16 on both sides");
+  auto const per_token = [&](int bits, int widest) {
+    require(bits == 0 || (bits >= head_dim && bits <= head_dim * widest), errc::bad_value, "page: ", bits,
+            " bits for a token's codes, expected ", head_dim, " to ", head_dim * widest);
+    return static_cast<std::size_t>(bits);
+  };
+  it.k_token_bits = per_token(token_bits[0], k_bits);
+  it.v_token_bits = per_token(token_bits[1], v_bits);
   auto const slots = [&](double fraction) {
     require(fraction >= 0 && fraction < 1, errc::bad_value, "page: outlier fraction ", fraction, ", expected [0, 1)");
     return it.is_exact() ? 0 : static_cast<std::size_t>(std::llround(fraction * static_cast<double>(it.elements())));
@@ -88,21 +109,14 @@ inline page_geometry make_page_geometry(int head_dim, int k_bits, int v_bits, do
 template <PackedSpec S>
 page_geometry geometry_for(artifact_info const& info) {
   auto it = make_page_geometry(info.shape.head_dim, S::key_format::bits, S::value_format::bits, info.outlier_fraction_k,
-                               info.outlier_fraction_v);
+                               info.outlier_fraction_v, {info.key_token_bits, info.value_token_bits});
   it.pairing = info.shape.rope.pairing;
   it.rotary_dim = static_cast<std::size_t>(rope(info.shape.rope, info.shape.head_dim).rotary_dim());
   return it;
 }
 
-/// The two channels of a head that RoPE turns together; those that it does not turn are paired with their neighbours.
-struct channel_pair {
-  std::size_t first, second;
-};
-
 inline channel_pair pair_of(page_geometry const& geometry, std::size_t pair) {
-  std::size_t const turned = geometry.rotary_dim / 2;
-  if (pair < turned && geometry.pairing == rope_pairing::half_split) return {pair, pair + turned};
-  return {2 * pair, 2 * pair + 1};
+  return pair_of(geometry.pairing, geometry.rotary_dim, pair);
 }
 
 /// How many of a sequence's `tokens` are in pages: whole ones behind the sinks, but for the `recent_pages` latest.

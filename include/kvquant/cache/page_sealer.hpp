@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <numeric>
 #include <span>
 #include <vector>
 
@@ -65,7 +66,9 @@ class page_sealer {
         keys_(it.keys(layer)),
         values_(it.values(layer)),
         k_sensitivity_(it.layers[static_cast<std::size_t>(layer)].key_sensitivity),
-        v_sensitivity_(it.layers[static_cast<std::size_t>(layer)].value_sensitivity) {
+        v_sensitivity_(it.layers[static_cast<std::size_t>(layer)].value_sensitivity),
+        k_widths_(it.layers[static_cast<std::size_t>(layer)].key_channels.widths),
+        v_widths_(it.layers[static_cast<std::size_t>(layer)].value_channels.widths) {
     std::size_t const channels = keys_.channels();
     require(k_sensitivity_.size() == channels && v_sensitivity_.size() == channels, errc::bad_shape, "artifact: layer ",
             layer, " has sensitivities of ", k_sensitivity_.size(), " key and ", v_sensitivity_.size(),
@@ -74,19 +77,29 @@ class page_sealer {
       for (float const x : *sensitivities)
         require(std::isfinite(x) && x >= 0, errc::bad_value, "artifact: layer ", layer, " has a sensitivity of ", x,
                 ", expected a finite number, 0 or more");
+    require_widths<typename S::key_format>(k_widths_, geometry_.k_token_bits, "keys");
+    require_widths<typename S::value_format>(v_widths_, geometry_.v_token_bits, "values");
   }
 
   key_side<typename S::key_format> const& keys() const { return keys_; }
   value_side<typename S::value_format> const& values() const { return values_; }
+  /// The geometry of a head's pages, with the widths of its channels, which live as long as the sealer.
+  page_geometry geometry(std::size_t head) const {
+    page_geometry it = geometry_;
+    if (!k_widths_.empty()) it.k_widths = k_widths_.data() + head * it.head_dim;
+    if (!v_widths_.empty()) it.v_widths = v_widths_.data() + head * it.head_dim;
+    return it;
+  }
   std::span<float const> key_sensitivity() const { return k_sensitivity_; }
   std::span<float const> value_sensitivity() const { return v_sensitivity_; }
   std::size_t table_bytes() const {
-    return keys_.bytes() + values_.bytes() + (k_sensitivity_.size() + v_sensitivity_.size()) * sizeof(float);
+    return keys_.bytes() + values_.bytes() + (k_sensitivity_.size() + v_sensitivity_.size()) * sizeof(float) +
+           k_widths_.size() + v_widths_.size();
   }
 
   /// Scratch of one thread.
   struct worker {
-    rank_selector ranks;
+    typename value_side<typename S::value_format>::selector_type ranks;
     std::vector<float> token;  // [kv_channels]
     slot_selector slots;
     canonical_page<S> page;
@@ -97,7 +110,7 @@ class page_sealer {
 
   /// The range of one token's values, [kv_channels], over all KV heads; zeros where the format has none.
   value_range range_of(std::span<half const> token, worker& mine) const {
-    if constexpr (!S::value_format::scaled) return {};
+    if constexpr (!S::value_format::scaled || is_by_channel<typename S::value_format>) return {};
     std::transform(token.begin(), token.end(), mine.token.begin(), [](half x) { return to_float(x); });
     return mine.ranks.select(mine.token);
   }
@@ -126,14 +139,27 @@ class page_sealer {
                 [&](std::size_t token, std::size_t channel) {
                   float const x = to_float(v(token - reused, first + channel));
                   affine const map = affine_of(page.v_ranges[token]);
-                  auto const code = values_.encode(map, x);
+                  auto const code = values_.encode(first + channel, map, x);
                   page.v_codes[token * d + channel] = code;
-                  return residual_of(x, values_.decode(map, code));
+                  return residual_of(x, values_.decode(first + channel, map, code));
                 });
     }
   }
 
  private:
+  /// The bits of every head's tokens are those of the geometry.
+  template <Format F>
+  void require_widths(std::span<std::uint8_t const> widths, std::size_t token_bits, char const* side) const {
+    if constexpr (is_by_channel<F>) {
+      for (std::size_t first = 0; first < widths.size(); first += geometry_.head_dim) {
+        auto const of_head = widths.subspan(first, geometry_.head_dim);
+        auto const bits = std::accumulate(of_head.begin(), of_head.end(), std::size_t{0});
+        require(bits == token_bits, errc::bad_value, "artifact: ", side, " of head ", first / geometry_.head_dim,
+                " have ", bits, " bits a token, expected ", token_bits);
+      }
+    }
+  }
+
   /// Of numbers as they are the codes are their bits.
   static void copy_codes(view2d<half const> x, std::size_t reused, std::span<std::uint16_t> codes) {
     for (std::size_t token = reused; token < page_tokens; ++token)
@@ -166,6 +192,7 @@ class page_sealer {
   key_side<typename S::key_format> keys_;
   value_side<typename S::value_format> values_;
   std::vector<float> k_sensitivity_, v_sensitivity_;  // [kv_channels]
+  std::vector<std::uint8_t> k_widths_, v_widths_;     // [kv_channels], or empty
 };
 
 }  // namespace kvquant

@@ -14,8 +14,8 @@
 
 namespace kvquant {
 
-/// Key codes, value codes (each a stream of `pack`), value ranges, key slots, value slots, zeros to the end of the
-/// line. Numbers are little-endian, as the machine's are.
+/// Key codes, value codes (each a stream of `pack`, or of `pack_columns` where channels have widths of their own),
+/// value ranges, key slots, value slots, zeros to the end of the line. Numbers are little-endian, as the machine's are.
 template <PackedSpec S>
 struct row_major_layout {
   using spec_type = S;
@@ -44,8 +44,8 @@ struct row_major_layout {
 
   static void write(page_geometry const& geometry, canonical_page<S> const& page, std::span<std::byte> bytes) {
     parts<std::byte> const to(geometry, bytes);
-    pack<S::key_format::bits>(page.k_codes, to.k_codes);
-    pack<S::value_format::bits>(page.v_codes, to.v_codes);
+    write_codes<typename S::key_format>(page.k_codes, widths_of(geometry, geometry.k_widths), to.k_codes);
+    write_codes<typename S::value_format>(page.v_codes, widths_of(geometry, geometry.v_widths), to.v_codes);
     copy(std::as_bytes(std::span(page.v_ranges)).first(geometry.range_bytes()), to.v_ranges);
     copy(std::as_bytes(std::span(page.k_slots)), to.k_slots);
     copy(std::as_bytes(std::span(page.v_slots)), to.v_slots);
@@ -54,14 +54,33 @@ struct row_major_layout {
 
   static void read(page_geometry const& geometry, std::span<std::byte const> bytes, canonical_page<S>& page) {
     parts<std::byte const> const from(geometry, bytes);
-    unpack<S::key_format::bits>(from.k_codes, page.k_codes);
-    unpack<S::value_format::bits>(from.v_codes, page.v_codes);
+    read_codes<typename S::key_format>(from.k_codes, widths_of(geometry, geometry.k_widths), page.k_codes);
+    read_codes<typename S::value_format>(from.v_codes, widths_of(geometry, geometry.v_widths), page.v_codes);
     copy(from.v_ranges, std::as_writable_bytes(std::span(page.v_ranges)).first(geometry.range_bytes()));
     copy(from.k_slots, std::as_writable_bytes(std::span(page.k_slots)));
     copy(from.v_slots, std::as_writable_bytes(std::span(page.v_slots)));
   }
 
  private:
+  using widths = std::span<std::uint8_t const>;  // [head_dim], or empty
+
+  static widths widths_of(page_geometry const& geometry, std::uint8_t const* of_head) {
+    return {of_head, of_head == nullptr ? 0 : geometry.head_dim};
+  }
+  template <Format F>
+  static void write_codes(std::span<typename F::code_type const> codes, widths by_channel, std::span<std::byte> to) {
+    if constexpr (is_by_channel<F>)
+      pack_columns(codes, by_channel, to);
+    else
+      pack<F::bits>(codes, to);
+  }
+  template <Format F>
+  static void read_codes(std::span<std::byte const> from, widths by_channel, std::span<typename F::code_type> codes) {
+    if constexpr (is_by_channel<F>)
+      unpack_columns(from, by_channel, codes);
+    else
+      unpack<F::bits>(from, codes);
+  }
   static void copy(std::span<std::byte const> from, std::span<std::byte> to) {
     require(from.size() == to.size(), errc::bad_shape, "page: a part of ", from.size(), " bytes, expected ", to.size());
     if (!to.empty()) std::memcpy(to.data(), from.data(), to.size());

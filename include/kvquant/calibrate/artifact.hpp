@@ -9,10 +9,9 @@
 
 #include "kvquant/calibrate/statistics.hpp"
 #include "kvquant/core/error.hpp"
-#include "kvquant/quantize/key_side.hpp"
 #include "kvquant/quantize/q_norm.hpp"
+#include "kvquant/quantize/sides.hpp"
 #include "kvquant/quantize/spec.hpp"
-#include "kvquant/quantize/value_side.hpp"
 
 namespace kvquant {
 
@@ -35,6 +34,8 @@ struct artifact_info {
   key_space keys = key_space::pre_rope;
   fit_weights weights = fit_weights::fisher;
   bool q_norm = false;  ///< decode levels differ from encode levels
+  /// Bits of one token's codes of one head, of formats that are `by_channel`; 0 for others.
+  int key_token_bits = 0, value_token_bits = 0;
   provenance origin;
   std::string hash;  ///< of the file's content; empty until saved or loaded
 };
@@ -49,10 +50,20 @@ struct codebook {
   double outlier_rate = 0;           ///< of the calibration values
 };
 
+/// What each channel of one side of one layer has, in formats that are `by_channel`. Empty for others.
+struct channel_codes {
+  std::vector<std::uint8_t> widths;        ///< [kv_channels] bits of a channel's codes
+  std::vector<value_range> maps;           ///< [kv_channels] what is taken to [−1, 1], where levels are
+  std::vector<value_range> seen;           ///< [kv_channels] from the least to the greatest value of the calibration
+  std::vector<std::vector<float>> levels;  ///< tables of 2^width levels, rising
+  std::vector<std::uint16_t> table_of;     ///< [kv_channels] which of them a channel has
+};
+
 struct layer_artifact {
   std::vector<value_range> key_ranges;  ///< [kv_channels]
   codebook key, value;
   std::vector<float> key_sensitivity, value_sensitivity;  ///< [kv_channels] Σ over calibration tokens of F
+  channel_codes key_channels{}, value_channels{};
 };
 
 /// The table of format `F` that `book` describes.
@@ -64,6 +75,25 @@ typename F::table table_of(codebook const& book) {
     return F::default_table();
 }
 
+/// The same of every channel. Throws `bad_shape` or `bad_value` for levels that are not those of the channel's width.
+template <Format F>
+  requires is_by_channel<F> channel_tables<F> tables_of(channel_codes const& codes) {
+    std::size_t const channels = codes.widths.size();
+    require(codes.maps.size() == channels && codes.seen.size() == channels && codes.table_of.size() == channels,
+            errc::bad_shape, F::name, ": ", codes.maps.size(), " and ", codes.seen.size(), " ranges and ",
+            codes.table_of.size(), " tables of ", channels, " channels");
+    for (std::size_t channel = 0; channel < channels; ++channel) {
+      std::size_t const table = codes.table_of[channel];
+      require(table < codes.levels.size() && codes.widths[channel] <= F::bits &&
+                  codes.levels[table].size() == std::size_t{1} << codes.widths[channel],
+              errc::bad_value, F::name, ": channel ", channel, " of ", int{codes.widths[channel]}, " bits has table ",
+              table, " of ", codes.levels.size(), ", expected 1 to ", F::bits, " bits and a table of as many");
+    }
+    channel_tables<F> all{{}, codes.table_of};
+    for (auto const& levels : codes.levels) all.tables.push_back(F::make_table(levels, levels));
+    return all;
+  }
+
 template <Spec S>
 struct artifact {
   using key_format = typename S::key_format;
@@ -74,11 +104,17 @@ struct artifact {
 
   key_side<key_format> keys(int layer) const {
     auto const& it = layers.at(static_cast<std::size_t>(layer));
-    return {it.key_ranges, table_of<key_format>(it.key), info.outlier_fraction_k > 0};
+    if constexpr (is_by_channel<key_format>)
+      return {it.key_channels.maps, tables_of<key_format>(it.key_channels), false};
+    else
+      return {it.key_ranges, table_of<key_format>(it.key), info.outlier_fraction_k > 0};
   }
   value_side<value_format> values(int layer) const {
     auto const& it = layers.at(static_cast<std::size_t>(layer));
-    return {it.key_ranges.size(), table_of<value_format>(it.value), info.outlier_fraction_v};
+    if constexpr (is_by_channel<value_format>)
+      return {it.value_channels.maps, tables_of<value_format>(it.value_channels), false, "values"};
+    else
+      return {it.key_ranges.size(), table_of<value_format>(it.value), info.outlier_fraction_v};
   }
 };
 

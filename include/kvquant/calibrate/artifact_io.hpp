@@ -2,6 +2,7 @@
 /// \file
 /// Artifacts as files (docs/artifact_format.md).
 
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <filesystem>
@@ -101,13 +102,13 @@ inline std::vector<half> flatten(std::vector<value_range> const& ranges) {
   for (value_range const range : ranges) flat.insert(flat.end(), {range.lower, range.upper});
   return flat;
 }
-inline std::vector<value_range> unflatten(std::vector<half> const& flat) {
+inline std::vector<value_range> unflatten(std::vector<half> const& flat, char const* what = "key range ") {
   std::vector<value_range> ranges;
   for (std::size_t i = 0; i + 1 < flat.size(); i += 2) {
     ranges.push_back({flat[i], flat[i + 1]});
     float const low = ranges.back().low(), high = ranges.back().high();
-    require(std::isfinite(low) && std::isfinite(high) && low <= high, errc::bad_file, "key range ", i / 2, " is [", low,
-            ", ", high, "], expected finite bounds, lower <= upper");
+    require(std::isfinite(low) && std::isfinite(high) && low <= high, errc::bad_file, what, i / 2, " is [", low, ", ",
+            high, "], expected finite bounds, lower <= upper");
   }
   return ranges;
 }
@@ -138,9 +139,10 @@ inline std::vector<std::vector<value_range>> get_ranges(safetensors_file const& 
   return ranges;
 }
 
+/// Levels of a side's one codebook.
 template <Format F>
 constexpr std::size_t level_count() {
-  if constexpr (F::fitted)
+  if constexpr (F::fitted && !is_by_channel<F>)
     return std::size_t{1} << F::bits;
   else
     return 0;
@@ -151,10 +153,76 @@ struct side_members {
   std::string name;
   codebook layer_artifact::*book;
   std::vector<float> layer_artifact::*sensitivity;
+  channel_codes layer_artifact::*channels;
 };
 inline std::array<side_members, 2> both_sides() {
-  return {{{"key", &layer_artifact::key, &layer_artifact::key_sensitivity},
-           {"value", &layer_artifact::value, &layer_artifact::value_sensitivity}}};
+  return {{{"key", &layer_artifact::key, &layer_artifact::key_sensitivity, &layer_artifact::key_channels},
+           {"value", &layer_artifact::value, &layer_artifact::value_sensitivity, &layer_artifact::value_channels}}};
+}
+
+/// "<side>.widths", "<side>.maps", "<side>.seen" (binary16, lower and upper in turn) and "<side>.table_of" of every
+/// channel;
+/// "<side>.table_widths" [layers, tables], and "<side>.tables" [layers, tables, 2^F::bits], of which a table has the
+/// first 2^width, the last of them repeated.
+template <Format F>
+void add_channel_codes(safetensors_writer& file, side_members const& side, std::vector<layer_artifact> const& layers) {
+  auto const of = [&](std::size_t layer) -> channel_codes const& { return layers[layer].*side.channels; };
+  std::size_t const channels = layers.front().key_ranges.size(), tables = of(0).levels.size();
+  constexpr std::size_t most = std::size_t{1} << F::bits;
+  add_stacked<std::uint8_t>(
+      file, side.name + ".widths", layers.size(),
+      channels, [&](std::size_t layer) -> auto& { return of(layer).widths; });
+  add_stacked<half>(file, side.name + ".maps", layers.size(), 2 * channels,
+                    [&](std::size_t layer) { return flatten(of(layer).maps); });
+  add_stacked<half>(file, side.name + ".seen", layers.size(), 2 * channels,
+                    [&](std::size_t layer) { return flatten(of(layer).seen); });
+  add_stacked<std::uint16_t>(
+      file, side.name + ".table_of", layers.size(),
+      channels, [&](std::size_t layer) -> auto& { return of(layer).table_of; });
+  std::vector<std::uint8_t> widths;
+  std::vector<float> levels;
+  for (std::size_t layer = 0; layer < layers.size(); ++layer) {
+    require(of(layer).levels.size() == tables, errc::bad_shape, "\"", side.name, ".tables\": layer ", layer, " has ",
+            of(layer).levels.size(), " tables, expected ", tables);
+    for (auto const& table : of(layer).levels) {
+      require(!table.empty() && table.size() <= most && std::has_single_bit(table.size()), errc::bad_shape, "\"",
+              side.name, ".tables\": a table of ", table.size(), " levels, expected a power of 2 up to ", most);
+      widths.push_back(static_cast<std::uint8_t>(std::countr_zero(table.size())));
+      levels.insert(levels.end(), table.begin(), table.end());
+      levels.insert(levels.end(), most - table.size(), table.back());
+    }
+  }
+  file.add<std::uint8_t>(side.name + ".table_widths", {layers.size(), tables}, widths);
+  file.add<float>(side.name + ".tables", {layers.size(), tables, most}, levels);
+}
+
+template <Format F>
+void get_channel_codes(safetensors_file const& file, side_members const& side, std::size_t channels,
+                       std::vector<layer_artifact>& layers) {
+  constexpr std::size_t most = std::size_t{1} << F::bits;
+  std::size_t const tables = file.shape(side.name + ".table_widths").back();
+  auto widths = get_stacked<std::uint8_t>(file, side.name + ".widths", layers.size(), channels);
+  auto const maps = get_stacked<half>(file, side.name + ".maps", layers.size(), 2 * channels);
+  auto const seen = get_stacked<half>(file, side.name + ".seen", layers.size(), 2 * channels);
+  auto table_of = get_stacked<std::uint16_t>(file, side.name + ".table_of", layers.size(), channels);
+  auto const table_widths = file.get<std::uint8_t>(side.name + ".table_widths", {layers.size(), tables});
+  auto const levels = file.get<float>(side.name + ".tables", {layers.size(), tables, most});
+  for (std::size_t layer = 0; layer < layers.size(); ++layer) {
+    channel_codes& it = layers[layer].*side.channels;
+    it = {std::move(widths[layer]),
+          unflatten(maps[layer], "range of channel "),
+          unflatten(seen[layer], "range of channel "),
+          {},
+          std::move(table_of[layer])};
+    for (std::size_t table = layer * tables; table < (layer + 1) * tables; ++table) {
+      std::size_t const width = table_widths[table];
+      require(width >= 1 && width <= F::bits, errc::bad_file, "tensor \"", side.name, ".table_widths\" holds ", width,
+              ", expected 1 to ", F::bits);
+      auto const first = levels.begin() + static_cast<std::ptrdiff_t>(table * most);
+      it.levels.emplace_back(first, first + (std::ptrdiff_t{1} << width));
+    }
+    static_cast<void>(tables_of<F>(it));  // throws for what cannot be
+  }
 }
 
 template <Format F>
@@ -170,6 +238,7 @@ void add_side(safetensors_writer& file, side_members const& side, std::vector<la
         file, side.name + ".decode_levels", layers.size(),
         levels, [&](std::size_t layer) -> auto& { return book(layer).decode_levels; });
   }
+  if constexpr (is_by_channel<F>) add_channel_codes<F>(file, side, layers);
   add_stacked<float>(
       file, side.name + ".sensitivity", layers.size(),
       channels, [&](std::size_t layer) -> auto& { return layers[layer].*side.sensitivity; });
@@ -188,6 +257,7 @@ void get_side(safetensors_file const& file, side_members const& side, std::size_
       static_cast<void>(table_of<F>(layers[layer].*side.book));  // throws for levels that cannot be
     }
   }
+  if constexpr (is_by_channel<F>) get_channel_codes<F>(file, side, channels, layers);
   auto sensitivity = get_sensitivity<float>(file, side.name + ".sensitivity", layers.size(), channels);
   for (std::size_t layer = 0; layer < layers.size(); ++layer)
     layers[layer].*side.sensitivity = std::move(sensitivity[layer]);

@@ -14,7 +14,7 @@
 #include "kvquant/calibrate/tail_sketch.hpp"
 #include "kvquant/core/error.hpp"
 #include "kvquant/core/view.hpp"
-#include "kvquant/quantize/value_side.hpp"
+#include "kvquant/quantize/token_side.hpp"
 
 namespace kvquant {
 
@@ -27,9 +27,10 @@ class calibrator {
     validate(options_);
     auto const channels = static_cast<std::size_t>(options_.kv_channels);
     std::size_t const capacity = tail_sketch::capacity_for(options_.outlier_fraction_k, options_.max_tokens);
-    layers_.assign(static_cast<std::size_t>(options_.layers),
-                   {{}, side_statistics(channels, options_.bins), side_statistics(channels, options_.bins)});
+    side_statistics const side(channels, options_.bins, options_.channel_bins);
+    layers_.assign(static_cast<std::size_t>(options_.layers), {{}, side, side});
     tails_.assign(layers_.size(), std::vector(channels, tail_sketch(capacity)));
+    if (options_.channel_bins > 0) value_ends_.assign(layers_.size(), std::vector(channels, tail_sketch(2)));
   }
 
   /// Statistics that were gathered before (read from a file), for merging or fitting.
@@ -45,15 +46,14 @@ class calibrator {
   bool ranges_frozen() const { return frozen_; }
 
   /// First pass. Throws `bad_value` naming layer, channel and token for what is not finite.
-  void observe_range(int layer, view2d<float const> k) {
-    require(!frozen_, errc::bad_value, "calibration: the key ranges are frozen, no more can be observed");
-    check(layer, k, "keys");
-    auto& tails = tails_[static_cast<std::size_t>(layer)];
-    for (std::size_t token = first_learned(); token < k.rows; ++token)
-      for (std::size_t channel = 0; channel < k.cols; ++channel) tails[channel].add(k(token, channel));
+  void observe_range(int layer, view2d<float const> k) { observe_ends(layer, k, "keys", tails_); }
+  /// The same of values, where each channel has its own histogram.
+  void observe_value_range(int layer, view2d<float const> v) {
+    require(options_.channel_bins > 0, errc::bad_value, "calibration: ranges of values without bins of a channel");
+    observe_ends(layer, v, "values", value_ends_);
   }
 
-  /// Ends the first pass: each channel's range runs between its f/2 and 1 − f/2 quantiles, as binary16.
+  /// Ends the first pass: each key channel's range runs between its f/2 and 1 − f/2 quantiles, as binary16.
   void freeze_ranges() {
     require(!frozen_, errc::bad_value, "calibration: the key ranges are frozen already");
     for (std::size_t layer = 0; layer < layers_.size(); ++layer)
@@ -61,20 +61,26 @@ class calibrator {
         auto const [lower, upper] = tail.quantiles(options_.outlier_fraction_k / 2);
         layers_[layer].key_ranges.push_back(make_range(lower, upper));
       }
-    tails_.clear();
-    frozen_ = true;
+    freeze_channels(tails_, &layer_statistics::key);
+    freeze_channels(value_ends_, &layer_statistics::value);
+    end_first_pass();
   }
 
   /// Takes the frozen ranges of `other` instead of a first pass, so that what both observe can be merged.
   void use_ranges_of(calibrator const& other) {
     require(!frozen_ && other.frozen_ && other.layers_.size() == layers_.size() &&
-                other.options_.kv_channels == options_.kv_channels,
+                other.options_.kv_channels == options_.kv_channels &&
+                other.options_.channel_bins == options_.channel_bins,
             errc::bad_shape, "calibration: ranges of ", other.layers_.size(), " layers x ", other.options_.kv_channels,
-            " channels, expected frozen ones of ", layers_.size(), " x ", options_.kv_channels);
-    for (std::size_t layer = 0; layer < layers_.size(); ++layer)
+            " channels with ", other.options_.channel_bins, " bins, expected frozen ones of ", layers_.size(), " x ",
+            options_.kv_channels, " with ", options_.channel_bins);
+    for (std::size_t layer = 0; layer < layers_.size(); ++layer) {
       layers_[layer].key_ranges = other.layers_[layer].key_ranges;
-    tails_.clear();
-    frozen_ = true;
+      for (auto const side : {&layer_statistics::key, &layer_statistics::value})
+        for (std::size_t c = 0; c < (layers_[layer].*side).channels.size(); ++c)
+          (layers_[layer].*side).channels[c].range = (other.layers_[layer].*side).channels[c].range;
+    }
+    end_first_pass();
   }
 
   /// Second pass. `k_fisher` and `v_fisher`: squared gradients of the loss, or empty.
@@ -129,6 +135,8 @@ class calibrator {
     for (std::size_t layer = 0; layer < layers_.size(); ++layer) {
       if (!frozen_) {
         for (std::size_t c = 0; c < tails_[layer].size(); ++c) tails_[layer][c].merge(other.tails_[layer][c]);
+        for (std::size_t c = 0; !value_ends_.empty() && c < value_ends_[layer].size(); ++c)
+          value_ends_[layer][c].merge(other.value_ends_[layer][c]);
         continue;
       }
       require(same_ranges(layer, other), errc::bad_shape, "calibration: layer ", layer,
@@ -139,6 +147,28 @@ class calibrator {
   }
 
  private:
+  using sketches = std::vector<std::vector<tail_sketch>>;  // [layers][channels]
+
+  void observe_ends(int layer, view2d<float const> x, char const* side, sketches& ends) {
+    require(!frozen_, errc::bad_value, "calibration: the key ranges are frozen, no more can be observed");
+    check(layer, x, side);
+    auto& of_layer = ends[static_cast<std::size_t>(layer)];
+    for (std::size_t token = first_learned(); token < x.rows; ++token)
+      for (std::size_t channel = 0; channel < x.cols; ++channel) of_layer[channel].add(x(token, channel));
+  }
+  void freeze_channels(sketches& ends, side_statistics layer_statistics::*side) {
+    for (std::size_t layer = 0; layer < layers_.size(); ++layer)
+      for (std::size_t c = 0; c < (layers_[layer].*side).channels.size(); ++c) {
+        auto const [least, greatest] = ends[layer][c].quantiles(0);
+        (layers_[layer].*side).channels[c].range = make_range(least, greatest);
+      }
+  }
+  void end_first_pass() {
+    tails_.clear();
+    value_ends_.clear();
+    frozen_ = true;
+  }
+
   std::size_t first_learned() const { return static_cast<std::size_t>(options_.sinks); }
 
   void check(int layer, view2d<float const> x, char const* side) const {
@@ -175,18 +205,25 @@ class calibrator {
     ++side.values;
     if (is_outlier) ++side.outliers;
     if (fisher > 0) side.sensitivity[channel] += fisher;
+    side.add_to_channel(channel, x, fisher);
     if (!is_outlier && has_range) side.add(map, x, fisher);
   }
 
   bool same_ranges(std::size_t layer, calibrator const& other) const {
     auto const &a = layers_[layer].key_ranges, &b = other.layers_[layer].key_ranges;
-    return std::equal(a.begin(), a.end(), b.begin(), b.end(),
-                      [](value_range x, value_range y) { return x.lower == y.lower && x.upper == y.upper; });
+    auto const same = [](value_range x, value_range y) { return x.lower == y.lower && x.upper == y.upper; };
+    bool all = std::equal(a.begin(), a.end(), b.begin(), b.end(), same);
+    for (auto const side : {&layer_statistics::key, &layer_statistics::value}) {
+      auto const &mine = (layers_[layer].*side).channels, &theirs = (other.layers_[layer].*side).channels;
+      all = all && std::equal(mine.begin(), mine.end(), theirs.begin(), theirs.end(),
+                              [&](auto const& x, auto const& y) { return same(x.range, y.range); });
+    }
+    return all;
   }
 
   calibration_options options_;
   std::vector<layer_statistics> layers_;
-  std::vector<std::vector<tail_sketch>> tails_;  // [layers][channels]
+  sketches tails_, value_ends_;  // of keys; of values where channels have histograms
   bool frozen_ = false;
 };
 

@@ -10,9 +10,11 @@
 
 #include "kvquant/calibrate/artifact.hpp"
 #include "kvquant/calibrate/calibrator.hpp"
+#include "kvquant/calibrate/channel_fit.hpp"
 #include "kvquant/calibrate/kmeans.hpp"
 #include "kvquant/core/error.hpp"
 #include "kvquant/format/int8_grid.hpp"
+#include "kvquant/rope/rope.hpp"
 
 namespace kvquant {
 
@@ -22,6 +24,12 @@ struct fit_options {
   fit_weights weights = fit_weights::fisher;
   bool q_norm = false;
   bool int8_levels = true;  ///< round what codes of up to 4 bits read as to an `int8_grid`
+  /// Of formats that are `by_channel`. They keep no values beyond ranges; their outliers are those of pages.
+  struct channel_choice {
+    double bits = 3;              ///< of an element, sparse ones included
+    double outlier_fraction = 0;  ///< of a page's elements; their 32 bits each are paid from `bits`
+    channel_levels levels = channel_levels::shared;
+  } by_channel = {};
   provenance origin = {};
 };
 
@@ -66,6 +74,62 @@ q_norm q_norm_of(histogram const& values, typename F::table const& table) {
   return fit_q_norm(before, after);
 }
 
+/// The bits of one side of a page, cut into codes and slots.
+struct page_budget {
+  int token_bits = 0;           ///< of a head's codes
+  double outlier_fraction = 0;  ///< of a page's elements
+};
+
+/// Slots take 32 bits each, codes what is left, in groups of 8 channels; what remains goes to further slots where there
+/// are any. Throws `bad_value` for fewer bits than codes of 1 bit need.
+template <Spec S>
+page_budget budget_of(fit_options::channel_choice const& choice, int head_dim) {
+  constexpr int group = 8, slot_bits = 8 * sizeof(outlier);
+  double const elements = static_cast<double>(S::page_tokens) * head_dim;
+  require(std::isfinite(choice.bits) && choice.bits > 0 && choice.bits <= 16 && choice.outlier_fraction >= 0 &&
+              choice.outlier_fraction < 1,
+          errc::bad_value, "fit: ", choice.bits, " bits with a fraction of ", choice.outlier_fraction,
+          " outliers, expected up to 16 bits and [0, 1)");
+  double const all = std::round(choice.bits * elements), slots = std::round(choice.outlier_fraction * elements);
+  double const of_codes = (all - slots * slot_bits) / S::page_tokens;
+  require(of_codes >= head_dim, errc::bad_value, "fit: ", choice.bits, " bits with a fraction of ",
+          choice.outlier_fraction, " outliers leave ", of_codes / head_dim, " for a code, expected at least 1");
+  int const token_bits =
+      std::min(static_cast<int>(of_codes) / group * group, static_cast<int>(most_channel_bits) * head_dim);
+  if (slots == 0) return {token_bits, 0};
+  return {token_bits, std::floor((all - static_cast<double>(token_bits) * S::page_tokens) / slot_bits) / elements};
+}
+
+/// Keys by the pairs that RoPE turns, values channel by channel; widths in groups of 8 channels.
+inline width_plan plan_of(model_shape const& shape, bool by_pairs, page_budget const& budget) {
+  constexpr std::size_t group = 8;
+  auto const d = static_cast<std::size_t>(shape.head_dim), heads = static_cast<std::size_t>(shape.kv_heads);
+  auto const rotary = static_cast<std::size_t>(rope(shape.rope, shape.head_dim).rotary_dim());
+  width_plan plan{.units_per_head = by_pairs ? d / 2 : d,
+                  .quantum = by_pairs ? group / 2 : group,
+                  .token_bits = static_cast<std::size_t>(budget.token_bits),
+                  .slot_fraction = budget.outlier_fraction};
+  for (std::size_t head = 0; head < heads; ++head)
+    for (std::size_t unit = 0; unit < plan.units_per_head; ++unit) {
+      auto const [first, second] = pair_of(shape.rope.pairing, rotary, unit);
+      if (by_pairs)
+        plan.units.push_back({head * d + first, head * d + second});
+      else
+        plan.units.push_back({head * d + unit});
+    }
+  return plan;
+}
+
+/// The codes of one side of a layer, and how well they fit: the loss, and that of channels which read as their mean.
+inline channel_codes fit_channels(side_statistics const& side, width_plan const& plan, fit_options const& options,
+                                  int grid_limit, codebook& report) {
+  channel_fitter fitter(side, plan, options.by_channel.levels, grid_limit, options.int8_levels);
+  channel_codes codes = fitter.fit();
+  report.objective = fitter.objective();
+  report.mass = fitter.spread();
+  return codes;
+}
+
 template <Format F>
 codebook fit_codebook(side_statistics const& side, fit_options const& options, int grid_limit) {
   histogram const& values = side.of(options.weights);
@@ -87,6 +151,27 @@ codebook fit_codebook(side_statistics const& side, fit_options const& options, i
   return book;
 }
 
+template <Spec S>
+inline constexpr bool has_one_codebook = (S::key_format::fitted && !is_by_channel<typename S::key_format>) ||
+                                         (S::value_format::fitted && !is_by_channel<typename S::value_format>);
+
+template <Spec S>
+void take_budget(fit_options const& options, int& token_bits, double& outlier_fraction) {
+  page_budget const budget = budget_of<S>(options.by_channel, options.shape.head_dim);
+  token_bits = budget.token_bits;
+  outlier_fraction = budget.outlier_fraction;
+}
+
+template <Format F>
+void fit_side(side_statistics const& side, fit_options const& options, bool is_key, page_budget const& budget,
+              codebook& book, channel_codes& channels) {
+  int const limit = is_key ? key_grid_limit : value_grid_limit;
+  if constexpr (is_by_channel<F>)
+    channels = fit_channels(side, plan_of(options.shape, is_key, budget), options, limit, book);
+  else
+    book = fit_codebook<F>(side, options, limit);
+}
+
 /// A side may have weights that are all zero (a gradient that vanishes), so it is enough that one fitted side has some.
 template <Spec S>
 void require_statistics(layer_statistics const& layer, std::size_t index, fit_weights weights) {
@@ -97,6 +182,16 @@ void require_statistics(layer_statistics const& layer, std::size_t index, fit_we
           index, " has none");
   bool const has_weights = (key && layer.key.of(weights).total().mass > 0) ||  //
                            (value && layer.value.of(weights).total().mass > 0);
+  auto const by_channel = [&](bool wanted, side_statistics const& side, char const* what) {
+    if (!wanted) return;
+    require(!side.channels.empty(), errc::bad_value, "fit: ", S::name(), " needs the ", what,
+            " of each channel, the statistics have none (channel_bins)");
+    require(uses_fisher(weights) == (side.of(fit_weights::fisher).total().mass > 0), errc::bad_value, "fit: layer ",
+            index, ": the ", what, " of each channel were observed ", uses_fisher(weights) ? "without" : "with",
+            " gradients, not as ", to_string(weights), " weights need them");
+  };
+  by_channel(is_by_channel<typename S::key_format>, layer.key, "keys");
+  by_channel(is_by_channel<typename S::value_format>, layer.value, "values");
   require(has_weights || !uses_fisher(weights) || !(key || value), errc::bad_value, "fit: layer ", index,
           " was observed without ", to_string(weights), " weights");
 }
@@ -117,21 +212,33 @@ artifact<S> fit(calibrator const& statistics, fit_options const& options) {
   require(statistics.ranges_frozen(), errc::bad_value, "fit: the key ranges are not frozen");
 
   artifact<S> result;
-  result.info = {S::name(),
-                 options.shape,
-                 key_format::scaled ? observed.outlier_fraction_k : 0,  // what has no range has nothing outside it
-                 value_format::scaled ? observed.outlier_fraction_v : 0,
-                 observed.sinks,
-                 options.keys,
-                 options.weights,
-                 options.q_norm && (key_format::fitted || value_format::fitted),
-                 options.origin,
-                 {}};
+  result.info = {.spec = S::name(),
+                 .shape = options.shape,
+                 .outlier_fraction_k = key_format::scaled ? observed.outlier_fraction_k : 0,  // of what has a range
+                 .outlier_fraction_v = value_format::scaled ? observed.outlier_fraction_v : 0,
+                 .sinks = observed.sinks,
+                 .keys = options.keys,
+                 .weights = options.weights,
+                 .q_norm = options.q_norm && detail::has_one_codebook<S>,
+                 .origin = options.origin,
+                 .hash = {}};
+  if constexpr (is_by_channel<key_format>)
+    detail::take_budget<S>(options, result.info.key_token_bits, result.info.outlier_fraction_k);
+  if constexpr (is_by_channel<value_format>)
+    detail::take_budget<S>(options, result.info.value_token_bits, result.info.outlier_fraction_v);
   for (layer_statistics const& layer : statistics.layers()) {
     detail::require_statistics<S>(layer, result.layers.size(), options.weights);
-    result.layers.push_back({layer.key_ranges, detail::fit_codebook<key_format>(layer.key, options, key_grid_limit),
-                             detail::fit_codebook<value_format>(layer.value, options, value_grid_limit),
-                             detail::to_floats(layer.key.sensitivity), detail::to_floats(layer.value.sensitivity)});
+    result.layers.push_back({.key_ranges = layer.key_ranges,
+                             .key = {},
+                             .value = {},
+                             .key_sensitivity = detail::to_floats(layer.key.sensitivity),
+                             .value_sensitivity = detail::to_floats(layer.value.sensitivity)});
+    layer_artifact& to = result.layers.back();
+    detail::fit_side<key_format>(layer.key, options, true, {result.info.key_token_bits, result.info.outlier_fraction_k},
+                                 to.key, to.key_channels);
+    detail::fit_side<value_format>(layer.value, options, false,
+                                   {result.info.value_token_bits, result.info.outlier_fraction_v}, to.value,
+                                   to.value_channels);
   }
   return result;
 }

@@ -127,6 +127,7 @@ inline void to_json(nlohmann::json& out, calibration_options const& options) {
          {"sinks", options.sinks},
          {"max_tokens", options.max_tokens},
          {"bins", options.bins}};
+  if (options.channel_bins > 0) out["channel_bins"] = options.channel_bins;
 }
 inline void from_json(nlohmann::json const& in, calibration_options& options) {
   detail::get_whole(in, "layers", options.layers);
@@ -136,6 +137,7 @@ inline void from_json(nlohmann::json const& in, calibration_options& options) {
   detail::get_whole(in, "sinks", options.sinks);
   detail::get_whole(in, "max_tokens", options.max_tokens);
   detail::get_whole(in, "bins", options.bins);
+  if (in.contains("channel_bins")) detail::get_whole(in, "channel_bins", options.channel_bins);
 }
 
 inline void to_json(nlohmann::json& out, artifact_info const& info) {
@@ -148,6 +150,8 @@ inline void to_json(nlohmann::json& out, artifact_info const& info) {
          {"weights", to_string(info.weights)},
          {"q_norm", info.q_norm},
          {"origin", info.origin}};
+  if (info.key_token_bits > 0) out["key_token_bits"] = info.key_token_bits;
+  if (info.value_token_bits > 0) out["value_token_bits"] = info.value_token_bits;
 }
 inline void from_json(nlohmann::json const& in, artifact_info& info) {
   in.at("spec").get_to(info.spec);
@@ -159,6 +163,8 @@ inline void from_json(nlohmann::json const& in, artifact_info& info) {
   info.weights = detail::enum_from<fit_weights>(in.at("weights"), detail::weight_names, "weights");
   in.at("q_norm").get_to(info.q_norm);
   in.at("origin").get_to(info.origin);
+  if (in.contains("key_token_bits")) detail::get_whole(in, "key_token_bits", info.key_token_bits);
+  if (in.contains("value_token_bits")) detail::get_whole(in, "value_token_bits", info.value_token_bits);
 }
 
 /// What a codebook's tensors do not hold.

@@ -44,14 +44,16 @@ inline constexpr std::string_view safetensors_dtype<double> = "F64";
 template <>
 inline constexpr std::string_view safetensors_dtype<std::uint64_t> = "U64";
 template <>
+inline constexpr std::string_view safetensors_dtype<std::uint16_t> = "U16";
+template <>
 inline constexpr std::string_view safetensors_dtype<std::uint8_t> = "U8";
 
 inline std::size_t dtype_bytes(std::string_view dtype) {
-  constexpr std::array<std::pair<std::string_view, std::size_t>, 5> known = {
-      {{"F16", 2}, {"F32", 4}, {"F64", 8}, {"U64", 8}, {"U8", 1}}};
+  constexpr std::array<std::pair<std::string_view, std::size_t>, 6> known = {
+      {{"F16", 2}, {"F32", 4}, {"F64", 8}, {"U64", 8}, {"U16", 2}, {"U8", 1}}};
   for (auto const& [name, bytes] : known)
     if (name == dtype) return bytes;
-  throw error{errc::bad_file, text("tensor of type ", dtype, ", expected F16, F32, F64, U64 or U8")};
+  throw error{errc::bad_file, text("tensor of type ", dtype, ", expected F16, F32, F64, U64, U16 or U8")};
 }
 
 /// Parse errors of the JSON library quote all that they have read, whatever its length and bytes.
@@ -187,12 +189,12 @@ class safetensors_file {
     return found->second;
   }
 
+  std::vector<std::size_t> const& shape(std::string const& name) const { return find(name).shape; }
+
   /// The values of a tensor, which must have that type and shape.
   template <class T>
   std::vector<T> get(std::string const& name, std::vector<std::size_t> const& shape) const {
-    auto const found = tensors_.find(name);
-    require(found != tensors_.end(), errc::bad_file, origin_, ": tensor \"", name, "\" is missing");
-    tensor const& it = found->second;
+    tensor const& it = find(name);
     require(it.dtype == detail::safetensors_dtype<T> && it.shape == shape, errc::bad_file, origin_, ": tensor \"", name,
             "\" is ", it.dtype, print(it.shape), ", expected ", detail::safetensors_dtype<T>, print(shape));
     std::vector<T> values(it.bytes / sizeof(T));
@@ -207,6 +209,11 @@ class safetensors_file {
     std::size_t begin, bytes;
   };
 
+  tensor const& find(std::string const& name) const {
+    auto const found = tensors_.find(name);
+    require(found != tensors_.end(), errc::bad_file, origin_, ": tensor \"", name, "\" is missing");
+    return found->second;
+  }
   static std::string print(std::vector<std::size_t> const& shape) {
     std::string out = "[";
     for (std::size_t const size : shape) out += (out.size() > 1 ? ", " : "") + std::to_string(size);

@@ -47,6 +47,7 @@ struct calibration_options {
   int sinks = 1;                     ///< the first tokens of a window are kept exact, so they are not learned from
   std::size_t max_tokens = 0;        ///< upper bound on the tokens observed, of all that will be merged
   std::size_t bins = histogram::default_bins;
+  std::size_t channel_bins = 0;  ///< of each channel's own histogram, for formats that are `by_channel`; 0: none
 
   friend bool operator==(calibration_options const&, calibration_options const&) = default;
 };
@@ -59,10 +60,18 @@ inline void validate(calibration_options const& options) {
   require(options.sinks >= 0, errc::bad_value, "calibration: ", options.sinks, " sinks, expected 0 or more");
   require(options.bins >= 1 && options.bins <= histogram::most_bins, errc::bad_value, "calibration: ", options.bins,
           " bins, expected 1 to ", histogram::most_bins);
+  require(options.channel_bins <= histogram::default_bins, errc::bad_value, "calibration: ", options.channel_bins,
+          " bins of a channel, expected at most ", histogram::default_bins);
   require(options.max_tokens >= 1, errc::bad_value, "calibration: max_tokens is 0, expected the tokens to be observed");
   for (double const fraction : {options.outlier_fraction_k, options.outlier_fraction_v})
     outliers_per_side(fraction, static_cast<std::size_t>(options.kv_channels));
 }
+
+/// The values of one channel, outliers included.
+struct channel_statistics {
+  value_range range{};  ///< from the least to the greatest
+  histogram values;     ///< of x' in that range, by F where gradients were observed, else by 1
+};
 
 /// One side (keys or values) of one layer.
 struct side_statistics {
@@ -70,9 +79,13 @@ struct side_statistics {
   std::vector<double> sensitivity;                           ///< [channels] Σ over tokens of F
   std::uint64_t values = 0;                                  ///< observed, sinks aside
   std::uint64_t outliers = 0;                                ///< of these, beyond their range
+  std::vector<channel_statistics> channels;                  ///< [channels], or none
 
-  side_statistics(std::size_t channels, std::size_t bins)
-      : histograms{histogram(bins), histogram(bins), histogram(bins), histogram(bins)}, sensitivity(channels) {}
+  side_statistics(std::size_t channel_count, std::size_t bins, std::size_t channel_bins = 0)
+      : histograms{histogram(bins), histogram(bins), histogram(bins), histogram(bins)},
+        sensitivity(channel_count),
+        channels(channel_bins > 0 ? channel_count : 0,
+                 channel_statistics{{}, histogram(std::max<std::size_t>(channel_bins, 1))}) {}
 
   histogram const& of(fit_weights weights) const { return histograms[static_cast<std::size_t>(weights)]; }
   histogram& of(fit_weights weights) { return histograms[static_cast<std::size_t>(weights)]; }
@@ -93,11 +106,18 @@ struct side_statistics {
     of(fit_weights::fisher).add_to(bin, normal, fisher * scale_squared);
   }
 
+  void add_to_channel(std::size_t channel, float x, double fisher) noexcept {
+    if (channels.empty()) return;
+    channel_statistics& it = channels[channel];
+    it.values.add(std::clamp(affine_of(it.range).normalise(x), -1.0f, 1.0f), fisher < 0 ? 1 : fisher);
+  }
+
   side_statistics& operator+=(side_statistics const& other) {
     for (std::size_t i = 0; i < histograms.size(); ++i) histograms[i] += other.histograms[i];
     for (std::size_t c = 0; c < sensitivity.size(); ++c) sensitivity[c] += other.sensitivity[c];
     values += other.values;
     outliers += other.outliers;
+    for (std::size_t c = 0; c < channels.size(); ++c) channels[c].values += other.channels[c].values;
     return *this;
   }
 };

@@ -36,6 +36,47 @@ inline std::array<statistics_members, 2> both_statistics() {
   return {{{"key", &layer_statistics::key}, {"value", &layer_statistics::value}}};
 }
 
+/// `flat`: mass, first and second moment of each bin.
+inline void get_bins(std::string const& tensor, std::span<double const> flat, histogram& to) {
+  for (std::size_t i = 0; i < flat.size(); i += 3) {
+    for (double const x : flat.subspan(i, 3))
+      require(std::isfinite(x), errc::bad_file, "tensor \"", tensor, "\" holds ", x, ", expected finite values");
+    require(flat[i] >= 0, errc::bad_file, "tensor \"", tensor, "\" holds a negative mass");
+    to.bins()[i / 3] = {flat[i], flat[i + 1], flat[i + 2]};
+  }
+}
+
+/// "<side>.channel_ranges" (binary16, lower and upper in turn), "<side>.channels" [layers, channels, bins, 3].
+inline void add_channel_statistics(safetensors_writer& file, statistics_members const& it,
+                                   std::vector<layer_statistics> const& layers) {
+  std::size_t const channels = (layers.front().*it.side).channels.size();
+  if (channels == 0) return;
+  std::vector<value_range> ranges;
+  std::vector<double> flat;
+  for (layer_statistics const& layer : layers)
+    for (channel_statistics const& channel : (layer.*it.side).channels) {
+      ranges.push_back(channel.range);
+      for (moments const& bin : channel.values.bins()) flat.insert(flat.end(), {bin.mass, bin.first, bin.second});
+    }
+  file.add<half>(it.name + ".channel_ranges", {layers.size(), channels, 2}, flatten(ranges));
+  file.add<double>(it.name + ".channels", {layers.size(), channels, flat.size() / ranges.size() / 3, 3}, flat);
+}
+
+inline void get_channel_statistics(safetensors_file const& file, statistics_members const& it,
+                                   calibration_options const& options, std::vector<layer_statistics>& layers) {
+  if (options.channel_bins == 0) return;
+  auto const channels = static_cast<std::size_t>(options.kv_channels);
+  auto const ranges =
+      unflatten(file.get<half>(it.name + ".channel_ranges", {layers.size(), channels, 2}), "range of channel ");
+  std::string const name = it.name + ".channels";
+  auto const flat = file.get<double>(name, {layers.size(), channels, options.channel_bins, 3});
+  for (std::size_t i = 0; i < ranges.size(); ++i) {
+    channel_statistics& channel = (layers[i / channels].*it.side).channels[i % channels];
+    channel.range = ranges[i];
+    get_bins(name, {flat.data() + i * 3 * options.channel_bins, 3 * options.channel_bins}, channel.values);
+  }
+}
+
 inline void add_statistics(safetensors_writer& file, statistics_members const& it,
                            std::vector<layer_statistics> const& layers) {
   for (fit_weights const weights : all_fit_weights) {
@@ -54,6 +95,7 @@ inline void add_statistics(safetensors_writer& file, statistics_members const& i
   for (layer_statistics const& layer : layers)
     counts.insert(counts.end(), {(layer.*it.side).values, (layer.*it.side).outliers});
   file.add<std::uint64_t>(it.name + ".counts", {layers.size(), 2}, counts);
+  add_channel_statistics(file, it, layers);
 }
 
 inline void get_statistics(safetensors_file const& file, statistics_members const& it,
@@ -61,16 +103,8 @@ inline void get_statistics(safetensors_file const& file, statistics_members cons
   for (fit_weights const weights : all_fit_weights) {
     std::string const name = it.name + "." + std::string(to_string(weights));
     auto const flat = file.get<double>(name, {layers.size(), options.bins, 3});
-    for (double const x : flat)
-      require(std::isfinite(x), errc::bad_file, "tensor \"", name, "\" holds ", x, ", expected finite values");
-    for (std::size_t layer = 0; layer < layers.size(); ++layer) {
-      auto const bins = (layers[layer].*it.side).of(weights).bins();
-      for (std::size_t bin = 0; bin < bins.size(); ++bin) {
-        double const* const at = flat.data() + (layer * bins.size() + bin) * 3;
-        require(at[0] >= 0, errc::bad_file, "tensor \"", name, "\" holds a negative mass");
-        bins[bin] = {at[0], at[1], at[2]};
-      }
-    }
+    for (std::size_t layer = 0; layer < layers.size(); ++layer)
+      get_bins(name, {flat.data() + layer * 3 * options.bins, 3 * options.bins}, (layers[layer].*it.side).of(weights));
   }
   auto sensitivity = get_sensitivity<double>(file, it.name + ".sensitivity", layers.size(),
                                              static_cast<std::size_t>(options.kv_channels));
@@ -83,6 +117,7 @@ inline void get_statistics(safetensors_file const& file, statistics_members cons
     require(side.outliers <= side.values, errc::bad_file, "tensor \"", it.name, ".counts\" has ", side.outliers,
             " outliers of ", side.values, " values");
   }
+  get_channel_statistics(file, it, options, layers);
 }
 
 inline void require_same_size(model_shape const& shape, calibration_options const& options) {
@@ -119,10 +154,14 @@ inline saved_statistics read_statistics(safetensors_file const& file) {
         8 * layer_count * detail::tensor_bytes(std::array{options.bins}, sizeof(moments), SIZE_MAX);
     require(bytes_needed <= file.data().size(), errc::bad_file, "histograms of ", layer_count, " layers x ",
             options.bins, " bins do not fit in ", file.data().size(), " bytes");
+    require(detail::tensor_bytes(std::array{2 * layer_count, channels, options.channel_bins}, sizeof(moments),
+                                 SIZE_MAX) <= file.data().size(),
+            errc::bad_file, "histograms of ", channels, " channels x ", options.channel_bins, " bins do not fit in ",
+            file.data().size(), " bytes");
     std::vector<layer_statistics> layers;
     for (auto& ranges : detail::get_ranges(file, layer_count, channels))
-      layers.push_back(
-          {std::move(ranges), side_statistics(channels, options.bins), side_statistics(channels, options.bins)});
+      layers.push_back({std::move(ranges), side_statistics(channels, options.bins, options.channel_bins),
+                        side_statistics(channels, options.bins, options.channel_bins)});
     for (auto const& side : detail::both_statistics()) detail::get_statistics(file, side, options, layers);
     saved_statistics it{calibrator(options, std::move(layers)), description.at("shape").get<model_shape>(),
                         detail::enum_from<key_space>(description.at("keys"), detail::key_space_names, "key space"),

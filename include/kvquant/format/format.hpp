@@ -36,7 +36,8 @@ concept HasCodec = requires(typename F::table const& table, float x, typename F:
 };
 
 /// Levels come from calibration: 2^bits levels to compare with, never falling, and as many to decode to (Q-Norm moves
-/// the latter). `make_table` throws `bad_shape` or `bad_value` for anything else.
+/// the latter); of formats that are `by_channel`, 2^width. `make_table` throws `bad_shape` or `bad_value` for anything
+/// else.
 template <class F>
 concept MakesTable = requires(std::span<float const> levels) {
   { F::make_table(levels, levels) } -> std::same_as<typename F::table>;
@@ -51,5 +52,13 @@ concept HasDefaultTable = requires {
 template <class F>
 concept Format = HasNameAndWidth<F> && HasPlainTypes<F> && HasCodec<F> &&
     ((F::fitted && MakesTable<F>) || (!F::fitted && HasDefaultTable<F>));
+
+/// Whether each channel has a width, levels and a range of its own, on both sides: `F::by_channel`, for formats that
+/// name it. `F::bits` is the widest then, and a table that of one channel.
+template <class F>
+inline constexpr bool is_by_channel = false;
+template <class F>
+  requires requires { F::by_channel; }
+inline constexpr bool is_by_channel<F> = F::by_channel;
 
 }  // namespace kvquant

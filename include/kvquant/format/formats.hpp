@@ -8,6 +8,7 @@
 
 #include "kvquant/core/error.hpp"
 #include "kvquant/core/type_list.hpp"
+#include "kvquant/format/adaptive.hpp"
 #include "kvquant/format/format.hpp"
 #include "kvquant/format/normal_float.hpp"
 #include "kvquant/format/nuq.hpp"
@@ -19,20 +20,22 @@ namespace kvquant {
 using formats = type_list<nuq<2>, nuq<3>, nuq<4>,                                                              //
                           normal_float<2>, normal_float<3>, normal_float<4>,                                   //
                           uniform<2>, uniform<3>, uniform<4>, uniform<5>, uniform<6>, uniform<7>, uniform<8>,  //
-                          passthrough>;
+                          adaptive, passthrough>;
 
 /// Names a format at run time; `name` does not own its characters.
 struct format_id {
   std::string_view name;
-  int bits = 0;
+  int bits = 0;  ///< 0: channels have widths of their own
   friend constexpr bool operator==(format_id const&, format_id const&) = default;
 };
 
 template <Format F>
-inline constexpr format_id format_id_of{F::name, F::bits};
+inline constexpr format_id format_id_of{F::name, is_by_channel<F> ? 0 : F::bits};
 
-/// "nuq3"
-inline std::string to_string(format_id const& id) { return std::string(id.name) + std::to_string(id.bits); }
+/// "nuq3", "adaptive"
+inline std::string to_string(format_id const& id) {
+  return std::string(id.name) + (id.bits > 0 ? std::to_string(id.bits) : "");
+}
 
 namespace detail {
 [[noreturn]] inline void throw_unknown_format(std::string_view name) {

@@ -65,6 +65,19 @@ constexpr void store_little_endian(std::uint64_t word, Byte* bytes, std::size_t 
   for (std::size_t i = 0; i < count; ++i) bytes[i] = static_cast<Byte>((word >> (8 * i)) & 0xff);
 }
 
+inline void require_columns(std::size_t codes, std::span<std::uint8_t const> widths, std::size_t bytes) {
+  std::size_t row_bits = 0;
+  for (std::uint8_t const width : widths) {
+    require(width >= 1 && width <= 8, errc::bad_value, "pack: a column of ", int{width}, " bits, expected 1 to 8");
+    row_bits += width;
+  }
+  require(!widths.empty() && codes % widths.size() == 0, errc::bad_shape, "pack: ", codes, " codes in rows of ",
+          widths.size());
+  std::size_t const rows = codes / widths.size(), expected = rows / 8 * row_bits + (rows % 8 * row_bits + 7) / 8;
+  require(bytes == expected, errc::bad_shape, "pack: ", bytes, " bytes for ", rows, " rows of ", row_bits,
+          " bits, expected ", expected);
+}
+
 }  // namespace detail
 
 /// `packed`: exactly `packed_bytes<Bits>(codes.size())`. Throws `bad_shape`, and `bad_value` for a code of more than
@@ -117,6 +130,40 @@ inline void unpack(std::span<std::byte const> packed, std::span<std::uint16_t> c
   require(packed.size() == codes.size_bytes(), errc::bad_shape, "unpack: ", packed.size(), " bytes for ", codes.size(),
           " codes of 16 bits, expected ", codes.size_bytes());
   if (!codes.empty()) std::memcpy(codes.data(), packed.data(), packed.size());
+}
+
+/// Rows of codes whose widths differ by column, each 1 to 8 bits, as one stream: a row's codes follow each other, and
+/// row follows row. Bytes of a whole number of rows; throws `bad_shape` for others, and `bad_value` for a code that has
+/// more bits than its column.
+inline void pack_columns(std::span<std::uint8_t const> codes, std::span<std::uint8_t const> widths,
+                         std::span<std::byte> packed) {
+  detail::require_columns(codes.size(), widths, packed.size());
+  std::uint64_t word = 0;
+  int filled = 0;
+  std::size_t at = 0;
+  for (std::size_t i = 0, column = 0; i < codes.size(); ++i, column = column + 1 == widths.size() ? 0 : column + 1) {
+    require(codes[i] >> widths[column] == 0, errc::bad_value, "pack: code ", i, " is ", int{codes[i]},
+            ", its column has ", int{widths[column]}, " bits");
+    word |= std::uint64_t{codes[i]} << filled;
+    for (filled += widths[column]; filled >= 8; filled -= 8, word >>= 8)
+      packed[at++] = static_cast<std::byte>(word & 0xff);
+  }
+  if (filled > 0) packed[at] = static_cast<std::byte>(word);
+}
+
+/// The inverse of `pack_columns`.
+inline void unpack_columns(std::span<std::byte const> packed, std::span<std::uint8_t const> widths,
+                           std::span<std::uint8_t> codes) {
+  detail::require_columns(codes.size(), widths, packed.size());
+  std::uint64_t word = 0;
+  int filled = 0;
+  std::size_t at = 0;
+  for (std::size_t i = 0, column = 0; i < codes.size(); ++i, column = column + 1 == widths.size() ? 0 : column + 1) {
+    for (; filled < widths[column]; filled += 8) word |= static_cast<std::uint64_t>(packed[at++]) << filled;
+    codes[i] = static_cast<std::uint8_t>(word & ((1u << widths[column]) - 1));
+    word >>= widths[column];
+    filled -= widths[column];
+  }
 }
 
 /// Code `i` of what `pack` wrote from bytes. Throws `bad_shape` where `packed` has no such bits.

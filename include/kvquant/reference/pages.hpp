@@ -22,30 +22,25 @@ struct keys_and_values {
   matrix k, v;
 };
 
-/// The decode levels of a format's table, as codes index them.
-template <Format F>
-vector decode_levels(typename F::table const& table) {
-  vector levels(Eigen::Index{1} << F::bits);
-  for (Eigen::Index code = 0; code < levels.size(); ++code)
-    levels(code) = F::decode(table, static_cast<typename F::code_type>(code));
-  return levels;
-}
-
 /// One page of KV head `head`: [page_tokens, head_dim], residuals added.
 template <PackedSpec S>
 keys_and_values decode_page(canonical_page<S> const& page, artifact<S> const& it, int layer, int head) {
   Eigen::Index const d = it.info.shape.head_dim;
+  using key_format = typename S::key_format;
+  using value_format = typename S::value_format;
   auto const keys = it.keys(layer);
-  vector const k_levels = decode_levels<typename S::key_format>(keys.table());
-  vector const v_levels = decode_levels<typename S::value_format>(it.values(layer).table());
+  auto const values = it.values(layer);
   keys_and_values out{matrix(Eigen::Index{page_tokens}, d), matrix(Eigen::Index{page_tokens}, d)};
   for (Eigen::Index t = 0; t < out.k.rows(); ++t)
     for (Eigen::Index c = 0; c < d; ++c) {
       auto const at = static_cast<std::size_t>(t * d + c);
-      affine const k_map = keys.map(static_cast<std::size_t>(head * d + c));
-      affine const v_map = S::value_format::scaled ? affine_of(page.v_ranges[static_cast<std::size_t>(t)]) : affine{};
-      out.k(t, c) = double{k_map.scale} * k_levels(page.k_codes[at]) + double{k_map.zero};
-      out.v(t, c) = double{v_map.scale} * v_levels(page.v_codes[at]) + double{v_map.zero};
+      auto const channel = static_cast<std::size_t>(head * d + c);
+      affine const k_map = keys.map(channel);
+      affine const v_map = values.map(channel, affine_of(page.v_ranges[static_cast<std::size_t>(t)]));
+      double const k_level = key_format::decode(keys.table(channel), page.k_codes[at]);
+      double const v_level = value_format::decode(values.table(channel), page.v_codes[at]);
+      out.k(t, c) = double{k_map.scale} * k_level + double{k_map.zero};
+      out.v(t, c) = double{v_map.scale} * v_level + double{v_map.zero};
     }
   for (outlier const o : page.k_slots) out.k(o.index / d, o.index % d) += to_float(o.residual);
   for (outlier const o : page.v_slots) out.v(o.index / d, o.index % d) += to_float(o.residual);

@@ -35,6 +35,17 @@ struct rope_angles {
   std::span<T const> sin;
 };
 
+/// The two channels of a head that RoPE turns together; those that it does not turn are paired with their neighbours.
+struct channel_pair {
+  std::size_t first, second;
+};
+
+constexpr channel_pair pair_of(rope_pairing pairing, std::size_t rotary_dim, std::size_t pair) {
+  std::size_t const turned = rotary_dim / 2;
+  if (pair < turned && pairing == rope_pairing::half_split) return {pair, pair + turned};
+  return {2 * pair, 2 * pair + 1};
+}
+
 /// The angles of a run of positions.
 template <std::floating_point T>
 class rope_angle_table {

@@ -1,4 +1,4 @@
-#include "kvquant/quantize/key_side.hpp"
+#include "kvquant/quantize/sides.hpp"
 
 #include <catch2/catch.hpp>
 #include <cmath>

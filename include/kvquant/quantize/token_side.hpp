@@ -1,7 +1,7 @@
 #pragma once
 /// \file
-/// Values: one range per token over all KV heads, found when the token arrives, outliers by rank (KVQuant,
-/// section 3.4).
+/// One range per token over all KV heads, found when the token arrives, outliers by rank: values (KVQuant, section
+/// 3.4).
 
 #include <algorithm>
 #include <cstddef>
@@ -60,12 +60,12 @@ class rank_selector {
 /// Quantizes tokens to `x̂ = scale_t · level[code] + zero_t`; formats that are not `scaled` take them as they are,
 /// whatever the map.
 template <Format F>
-class value_side {
+class token_side {
  public:
   using format = F;
   using code_type = typename F::code_type;
 
-  value_side(std::size_t channels, typename F::table const& table, double outlier_fraction)
+  token_side(std::size_t channels, typename F::table const& table, double outlier_fraction)
       : table_(table), selector_(channels, F::scaled ? outlier_fraction : 0) {}
 
   std::size_t channels() const { return selector_.channels(); }
@@ -78,9 +78,16 @@ class value_side {
     return F::scaled ? map.restore(x) : x;
   }
 
+  /// What `channel_side` has: here all channels are alike.
+  using selector_type = rank_selector;
+  code_type encode(std::size_t /*channel*/, affine map, float x) const { return encode(map, x); }
+  float decode(std::size_t /*channel*/, affine map, code_type code) const { return decode(map, code); }
+  typename F::table const& table(std::size_t /*channel*/) const { return table_; }
+  affine map(std::size_t /*channel*/, affine map) const { return F::scaled ? map : affine{}; }
+
   /// One token: `codes` [channels]; `sink(outlier)` for the smallest by rising channel, then the largest. Returns the
   /// token's range, zeros where the format has none. `selector` is a copy of `make_selector()` that no other thread
-  /// uses. Throws as `key_side` does.
+  /// uses. Throws as `channel_side` does.
   template <class Sink>
   value_range quantize(std::span<float const> token, std::span<code_type> codes, rank_selector& selector,
                        Sink&& sink) const {

@@ -1,4 +1,4 @@
-#include "kvquant/quantize/value_side.hpp"
+#include "kvquant/quantize/sides.hpp"
 
 #include <algorithm>
 #include <catch2/catch.hpp>
