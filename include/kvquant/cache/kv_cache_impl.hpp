@@ -196,7 +196,8 @@ layer_view kv_cache<S, Layout>::view(sequence const& of, int layer) const {
           .pages = std::span(it.pages).first(it.pages_in_use()),
           .sealed = it.sealed,
           .tail_k = tail_rows(exact, it, layer, side::k),
-          .tail_v = tail_rows(exact, it, layer, side::v)};
+          .tail_v = tail_rows(exact, it, layer, side::v),
+          .window = info_.shape.window_of(layer)};
 }
 
 template <class S, class Layout>

@@ -25,8 +25,14 @@ struct layer_view {
   std::span<page_id const> pages;     ///< [ceil(sealed / page_tokens)]
   std::size_t sealed = 0;             ///< tokens in pages; the last page may be read in part
   view2d<half const> tail_k, tail_v;  ///< [tail, kv_channels]
+  /// Of a layer whose queries see the latest tokens alone: how many, their own included, sinks or not. 0: all.
+  std::size_t window = 0;
+  /// Pages that were given back, the first ones: no query sees them any more. Their ids are those of another page.
+  std::size_t gone = 0;
 
   std::size_t tokens() const { return sink_k.rows + sealed + tail_k.rows; }
+  /// The first token behind the sinks that is still there.
+  std::size_t first_kept() const { return sink_k.rows + gone * page_tokens; }
   /// The page of a KV head.
   std::span<std::byte const> page(std::size_t index, std::size_t kv_head, std::size_t kv_heads) const {
     return {slab + (pages[index] * kv_heads + kv_head) * page_bytes, page_bytes};
