@@ -64,6 +64,7 @@ struct filled {
   sequence tokens;
 
   filled(problem const& it, subject& cache) : filled(it, cache, 0, it.tokens()) {}
+  filled(problem const& it, subject& cache, sequence of_it) : what(it), of(cache), tokens(std::move(of_it)) {}
   /// Tokens [first, first + count) of the problem.
   filled(problem const& it, subject& cache, std::size_t first, std::size_t count)
       : what(it), of(cache), tokens(cache.open()) {

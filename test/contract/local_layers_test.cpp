@@ -1,5 +1,6 @@
 #include <catch2/catch.hpp>
 #include <cstddef>
+#include <utility>
 
 #include "test/contract/answer.hpp"
 #include "test/contract/attention_contract.hpp"
@@ -60,6 +61,27 @@ TEST_CASE("of a layer's window and that of a question the shorter one counts", "
     for (int layer = 0; layer < 2; ++layer) {
       CAPTURE(with.spec, asked, layer);
       check_agrees(tokens.attend(q, {.window = asked}, layer), tokens.expected(q, {.window = asked}, layer));
+    }
+  }
+}
+
+TEST_CASE("pages that lay behind a window and were given back are missed by nobody", "[contract]") {
+  if (!has_local_layers()) return;
+  std::size_t const tokens = 800, step = GENERATE(as<std::size_t>(), 1, 50);
+  for (candidate const& with : under_test().candidates) {
+    auto const what = local_problem(tokens, 100, {});
+    auto const held = with.make(what, 2 * tokens);
+    sequence it = held->open();
+    for (int layer = 0; layer < 3; ++layer)
+      for (std::size_t at = 0; at < tokens; at += step)
+        held->append(it, layer, what.k[static_cast<std::size_t>(layer)].view().middle_rows(at, step),
+                     what.v[static_cast<std::size_t>(layer)].view().middle_rows(at, step));
+    filled const all(what, *held, std::move(it));
+    auto const q = make_queries(what, step);
+    for (int layer = 0; layer < 3; ++layer) {
+      CAPTURE(with.spec, step, layer);
+      CHECK((held->view(all.tokens, layer).gone > 0) == (layer != 1));
+      check_agrees(all.attend(q, {}, layer), all.expected(q, {}, layer));
     }
   }
 }
