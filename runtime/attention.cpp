@@ -35,46 +35,54 @@ class scratch_matrix {
   std::vector<float> values_;
 };
 
-/// One head of one block of queries: which rows it covers and which keys it may see.
+/// One head of one block of queries: which rows it covers and which keys they may see, [from, from + keys).
 struct query_block {
-  std::size_t head, first, count;
-  std::size_t keys() const { return first + count; }  // causal: none after the block's last query
+  std::size_t head, first, count, from, keys;
+  std::size_t end() const { return from + keys; }
+
+  view2d<float const> seen(view2d<float const> rows) const { return rows.middle_rows(from, keys); }
+  view2d<float> seen(view2d<float> rows) const { return rows.middle_rows(from, keys); }
+  /// The key, or the nearest that the block may see, or the end.
+  std::size_t clamp(int key) const { return std::clamp(static_cast<std::size_t>(std::max(key, 0)), from, end()); }
 };
 
-query_block block_of(std::size_t task, std::size_t heads, std::size_t tokens) {
-  std::size_t const first = task / heads * block_queries;
-  return {task % heads, first, std::min(block_queries, tokens - first)};
+std::size_t first_key(attention_shape const& shape, std::size_t query) {
+  return shape.window == 0 ? 0 : query + 1 - std::min(query + 1, shape.window);
+}
+
+query_block block_of(attention_shape const& shape, std::size_t head, std::size_t index, std::size_t tokens) {
+  std::size_t const first = index * block_queries, count = std::min(block_queries, tokens - first),
+                    from = first_key(shape, first);
+  return {head, first, count, from, first + count - from};  // causal: no keys after the block's last query
 }
 
 std::size_t blocks(std::size_t tokens) { return (tokens + block_queries - 1) / block_queries; }
 
-/// Row i of a block sees keys 0 … first + i; its scores become probabilities, those of later keys 0.
-void causal_softmax(view2d<float> scores, std::size_t first) {
+/// Row i of a block sees keys up to first + i, within its window; their scores become probabilities, others 0.
+void causal_softmax(attention_shape const& shape, query_block const& block, view2d<float> scores) {
   for (std::size_t i = 0; i < scores.rows; ++i) {
     auto const row = scores.row(i);
-    kernels::softmax(row.first(first + i + 1));
-    std::fill(row.begin() + static_cast<std::ptrdiff_t>(first + i + 1), row.end(), 0.0f);
+    std::size_t const begin = first_key(shape, block.first + i) - block.from, end = block.first + i + 1 - block.from;
+    kernels::softmax(row.subspan(begin, end - begin));
+    std::fill(row.begin(), row.begin() + static_cast<std::ptrdiff_t>(begin), 0.0f);
+    std::fill(row.begin() + static_cast<std::ptrdiff_t>(end), row.end(), 0.0f);
   }
-}
-
-std::size_t clamp_first(int first, std::size_t limit) {
-  return std::min(limit, static_cast<std::size_t>(std::max(first, 0)));
 }
 
 /// Scores of the keys that a query reads exactly replace those of the changed keys.
 void use_exact_keys(attention_shape const& shape, attention_input const& in, query_block block, view2d<float> scores,
                     scratch_matrix& scratch) {
   auto const first_exact = [&](std::size_t i) {
-    return clamp_first(in.window->first_key(static_cast<int>(block.first + i)), block.keys());
+    return block.clamp(in.window->first_key(static_cast<int>(block.first + i)));
   };
-  std::size_t const from = first_exact(0), count = block.keys() - from;
+  std::size_t const from = first_exact(0), count = block.end() - from;
   if (count == 0) return;
   auto const exact = scratch.get(block.count, count);
   matrix_product(head_of(in.q, block.head, shape.head_dim).middle_rows(block.first, block.count),
                  head_of(in.k_exact, shape.kv_head(block.head), shape.head_dim).middle_rows(from, count), true,
                  shape.softmax_scale, 0, exact);
   for (std::size_t i = 0; i < block.count; ++i)
-    for (std::size_t key = first_exact(i); key < block.keys(); ++key) scores(i, key) = exact(i, key - from);
+    for (std::size_t key = first_exact(i); key < block.end(); ++key) scores(i, key - block.from) = exact(i, key - from);
 }
 
 /// Adds p · (v_exact − v) over the values that each query reads exactly.
@@ -83,9 +91,9 @@ void add_exact_values(attention_shape const& shape, attention_input const& in, q
   std::size_t const kv_head = shape.kv_head(block.head);
   auto const v = head_of(in.v, kv_head, shape.head_dim), exact = head_of(in.v_exact, kv_head, shape.head_dim);
   auto const first_exact = [&](std::size_t i) {
-    return clamp_first(in.window->first_value(static_cast<int>(block.first + i)), block.keys());
+    return block.clamp(in.window->first_value(static_cast<int>(block.first + i)));
   };
-  std::size_t const from = first_exact(0), count = block.keys() - from;
+  std::size_t const from = first_exact(0), count = block.end() - from;
   if (count == 0) return;
   auto const difference = scratch.get(count + block.count, std::max(shape.head_dim, count));
   auto const delta = difference.middle_rows(0, count).middle_cols(0, shape.head_dim);
@@ -93,20 +101,20 @@ void add_exact_values(attention_shape const& shape, attention_input const& in, q
   for (std::size_t row = 0; row < count; ++row)
     for (std::size_t c = 0; c < shape.head_dim; ++c) delta(row, c) = exact(from + row, c) - v(from + row, c);
   for (std::size_t i = 0; i < block.count; ++i)
-    for (std::size_t key = from; key < block.keys(); ++key)
-      masked(i, key - from) = key < first_exact(i) ? 0 : probabilities(i, key);
+    for (std::size_t key = from; key < block.end(); ++key)
+      masked(i, key - from) = key < first_exact(i) ? 0 : probabilities(i, key - block.from);
   matrix_product(masked, delta, false, 1, 1, out);
 }
 
-/// Scores of a block against all its keys, as probabilities: [block.count, block.keys()].
+/// Scores of a block against all its keys, as probabilities: [block.count, block.keys].
 view2d<float> probabilities_of(attention_shape const& shape, attention_input const& in, query_block block,
                                scratch_matrix& scores_scratch, scratch_matrix& exact_scratch) {
-  auto const scores = scores_scratch.get(block.count, block.keys());
+  auto const scores = scores_scratch.get(block.count, block.keys);
   matrix_product(head_of(in.q, block.head, shape.head_dim).middle_rows(block.first, block.count),
-                 head_of(in.k, shape.kv_head(block.head), shape.head_dim).middle_rows(0, block.keys()), true,
-                 shape.softmax_scale, 0, scores);
+                 block.seen(head_of(in.k, shape.kv_head(block.head), shape.head_dim)), true, shape.softmax_scale, 0,
+                 scores);
   if (in.window != nullptr) use_exact_keys(shape, in, block, scores, exact_scratch);
-  causal_softmax(scores, block.first);
+  causal_softmax(shape, block, scores);
   return scores;
 }
 
@@ -120,11 +128,10 @@ void attend(attention_shape const& shape, attention_input const& in, view2d<floa
   std::vector<worker_scratch> scratch(static_cast<std::size_t>(executor.workers()));
   executor.parallel_for(shape.q_heads * blocks(in.q.rows), [&](std::size_t task, int worker) {
     auto& mine = scratch[static_cast<std::size_t>(worker)];
-    query_block const block = block_of(task, shape.q_heads, in.q.rows);
+    query_block const block = block_of(shape, task % shape.q_heads, task / shape.q_heads, in.q.rows);
     auto const p = probabilities_of(shape, in, block, mine.scores, mine.other);
     auto const result = head_of(out, block.head, shape.head_dim).middle_rows(block.first, block.count);
-    matrix_product(p, head_of(in.v, shape.kv_head(block.head), shape.head_dim).middle_rows(0, block.keys()), false, 1,
-                   0, result);
+    matrix_product(p, block.seen(head_of(in.v, shape.kv_head(block.head), shape.head_dim)), false, 1, 0, result);
     if (in.window != nullptr) add_exact_values(shape, in, block, p, result, mine.other);
   });
 }
@@ -144,18 +151,17 @@ void backward_of_head(attention_shape const& shape, attention_input const& in, v
   view2d<float> const dk(gradients.dk.data(), tokens, d), dv(gradients.dv.data(), tokens, d);
   scratch_matrix unused;
   for (std::size_t i = 0; i < blocks(tokens); ++i) {
-    std::size_t const first = i * block_queries;
-    query_block const block{head, first, std::min(block_queries, tokens - first)};
+    query_block const block = block_of(shape, head, i, tokens);
     auto const p = probabilities_of(shape, in, block, scratch.scores, unused);
     auto const d_rows = head_of(d_out, head, d).middle_rows(block.first, block.count);
-    transposed_matrix_product(p, d_rows, 1, 1, dv.middle_rows(0, block.keys()));
-    auto const dp = scratch.other.get(block.count, block.keys());
-    matrix_product(d_rows, head_of(in.v, kv_head, d).middle_rows(0, block.keys()), true, 1, 0, dp);
+    transposed_matrix_product(p, d_rows, 1, 1, block.seen(dv));
+    auto const dp = scratch.other.get(block.count, block.keys);
+    matrix_product(d_rows, block.seen(head_of(in.v, kv_head, d)), true, 1, 0, dp);
     for (std::size_t row = 0; row < block.count; ++row) kernels::softmax_backward(p.row(row), dp.row(row));
-    matrix_product(dp, head_of(in.k, kv_head, d).middle_rows(0, block.keys()), false, shape.softmax_scale, 0,
+    matrix_product(dp, block.seen(head_of(in.k, kv_head, d)), false, shape.softmax_scale, 0,
                    head_of(dq, head, d).middle_rows(block.first, block.count));
     transposed_matrix_product(dp, head_of(in.q, head, d).middle_rows(block.first, block.count), shape.softmax_scale, 1,
-                              dk.middle_rows(0, block.keys()));
+                              block.seen(dk));
   }
 }
 

@@ -12,12 +12,13 @@ namespace kvquant::runtime {
 struct attention_shape {
   std::size_t q_heads, kv_heads, head_dim;
   float softmax_scale;
+  std::size_t window = 0;  ///< keys that a query sees, the latest ones, its own included; 0: all
 
   std::size_t kv_head(std::size_t q_head) const { return q_head / (q_heads / kv_heads); }
 };
 
 /// For query t, keys from `first_key(t)` on and values from `first_value(t)` on are read as they were before the hook
-/// changed them (a full-precision window over the recent past). Neither function may fall with t.
+/// changed them (full precision over the recent past). Neither function may fall with t.
 struct exact_window {
   std::function<int(int)> first_key;
   std::function<int(int)> first_value;

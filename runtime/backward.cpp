@@ -12,7 +12,7 @@ namespace {
 
 using direction = model::state::direction;
 
-/// What a layer's backward pass needs of its forward pass; gate and up are cheap to compute again.
+/// What a layer's backward pass needs of its forward pass; what goes into norms and gates is cheap to compute again.
 struct layer_tape {
   matrix x;        // [T, hidden] the layer's input
   matrix q, k, v;  // after RoPE
@@ -24,16 +24,13 @@ struct layer_tape {
 class backward_pass {
  public:
   backward_pass(model::state const& s, std::span<token_id const> ids)
-      : s_(s),
-        ids_(ids),
-        rows_(static_cast<Eigen::Index>(ids.size())),
-        angles_(s.rotation.angle_table<float>(0, ids.size())) {}
+      : s_(s), ids_(ids), rows_(static_cast<Eigen::Index>(ids.size())), angles_(s.angles(ids.size())) {}
 
   double run(gradient_sink const& sink) {
     std::vector<layer_tape> tapes;
     matrix x(rows_, s_.config.hidden);
     s_.embed(ids_, view_of(x));
-    for (layer_weights const& w : s_.layers) tapes.push_back(forward(w, x));
+    for (int layer = 0; layer < s_.config.layers; ++layer) tapes.push_back(forward(layer, x));
     matrix dx;
     double const loss = loss_gradient(x, dx);
     for (int layer = s_.config.layers - 1; layer >= 0; --layer) {
@@ -46,8 +43,12 @@ class backward_pass {
  private:
   matrix like(int cols) const { return {rows_, static_cast<Eigen::Index>(cols)}; }
 
-  layer_tape forward(layer_weights const& w, matrix& x) {
+  layer_weights const& weights(int layer) const { return s_.layers[static_cast<std::size_t>(layer)]; }
+
+  layer_tape forward(int layer, matrix& x) {
     auto const& c = s_.config;
+    layer_weights const& w = weights(layer);
+    auto const& angles = s_.angles_of(layer, angles_);
     layer_tape tape{x, like(c.q_channels()), like(c.kv_channels()), like(c.kv_channels()), {}, like(c.q_channels()),
                     {}};
     matrix normed = like(c.hidden);
@@ -55,18 +56,56 @@ class backward_pass {
     s_.project(view_of(normed), *w.q, w.q_bias, view_of(tape.q), scratch_);
     s_.project(view_of(normed), *w.k, w.k_bias, view_of(tape.k), scratch_);
     s_.project(view_of(normed), *w.v, w.v_bias, view_of(tape.v), scratch_);
+    s_.norm_heads(view_of(tape.q), w.q_norm);
+    s_.norm_heads(view_of(tape.k), w.k_norm);
     tape.k_pre_rope = tape.k;
-    s_.rotate(view_of(tape.q), angles_, direction::forward);
-    s_.rotate(view_of(tape.k), angles_, direction::forward);
-    attend(s_.attention(), attention_of(tape), view_of(tape.attended), s_.executor);
-    multiply(view_of(tape.attended), *w.attention_out, view_of(x), accumulate::yes, scratch_, s_.executor);
+    s_.rotate(view_of(tape.q), angles, direction::forward);
+    s_.rotate(view_of(tape.k), angles, direction::forward);
+    attend(s_.attention(layer), attention_of(tape), view_of(tape.attended), s_.executor);
+    add_branch(tape.attended, *w.attention_out, w.attention_post_norm, x);
     tape.x_middle = x;
     matrix gate, up;
     gate_and_up(w, x, normed, gate, up);
-    auto const g = view_of(gate), u = view_of(up);
-    s_.for_tokens(g.rows, [&](std::size_t t) { kernels::silu_multiply(g.row(t), u.row(t), g.row(t)); });
-    multiply(g, *w.down, view_of(x), accumulate::yes, scratch_, s_.executor);
+    s_.gate(view_of(gate), view_of(up));
+    add_branch(gate, *w.down, w.feed_forward_post_norm, x);
     return tape;
+  }
+
+  /// x += y · Wᵀ, normed if there is a norm for it.
+  void add_branch(matrix const& y, gguf_tensor const& weight, std::span<float const> post_norm, matrix& x) {
+    if (post_norm.empty()) {
+      multiply(view_of(y), weight, view_of(x), accumulate::yes, scratch_, s_.executor);
+      return;
+    }
+    matrix branch = like(s_.config.hidden);
+    multiply(view_of(y), weight, view_of(branch), accumulate::no, scratch_, s_.executor);
+    s_.norm(view_of(branch), post_norm, view_of(branch));
+    x += branch;
+  }
+
+  /// The gradient with respect to y · Wᵀ, given the one with respect to what it adds.
+  matrix branch_gradient(matrix const& y, gguf_tensor const& weight, std::span<float const> post_norm,
+                         matrix const& dx) {
+    if (post_norm.empty()) return dx;
+    matrix branch = like(s_.config.hidden), d_branch = matrix::Zero(rows_, s_.config.hidden);
+    multiply(view_of(y), weight, view_of(branch), accumulate::no, scratch_, s_.executor);
+    add_norm_gradient(branch, post_norm, dx, d_branch);
+    return d_branch;
+  }
+
+  /// `d` goes from a gradient with respect to normed heads to one with respect to heads that are not.
+  void head_norm_gradient(view2d<float const> normed, gguf_tensor const& weight, std::span<float const> bias,
+                          std::span<float const> norm, matrix& d) {
+    if (norm.empty()) return;
+    matrix heads(rows_, d.cols()), d_heads = matrix::Zero(rows_, d.cols());
+    s_.project(normed, weight, bias, view_of(heads), scratch_);
+    auto const in = view_of(heads), out = view_of(d), to = view_of(d_heads);
+    s_.for_tokens(in.rows, [&](std::size_t t) {
+      for (std::size_t at = 0; at < in.cols; at += norm.size())
+        kernels::rms_norm_backward(in.row(t).subspan(at, norm.size()), norm, s_.config.rms_epsilon,
+                                   out.row(t).subspan(at, norm.size()), to.row(t).subspan(at, norm.size()));
+    });
+    d = std::move(d_heads);
   }
 
   static attention_input attention_of(layer_tape const& tape) {
@@ -123,28 +162,44 @@ class backward_pass {
 
   /// `dx` is the gradient with respect to the layer's output, then to its input.
   void backward(int layer, layer_tape const& tape, matrix& dx, gradient_sink const& sink) {
+    feed_forward_backward(weights(layer), tape, dx);
+    attention_backward(layer, tape, dx, sink);
+  }
+
+  void feed_forward_backward(layer_weights const& w, layer_tape const& tape, matrix& dx) {
     auto const& c = s_.config;
-    layer_weights const& w = s_.layers[static_cast<std::size_t>(layer)];
     matrix normed = like(c.hidden), gate, up, d_inner = like(c.feed_forward), d_normed = like(c.hidden);
     gate_and_up(w, tape.x_middle, normed, gate, up);
-    multiply_back(view_of(std::as_const(dx)), *w.down, view_of(d_inner), accumulate::no, scratch_, s_.executor);
-    auto const g = view_of(gate), u = view_of(up), d = view_of(d_inner);
-    s_.for_tokens(g.rows, [&](std::size_t t) { kernels::silu_multiply_backward(g.row(t), u.row(t), d.row(t)); });
+    matrix inner;
+    if (!w.feed_forward_post_norm.empty()) s_.gate(view_of(inner = gate), view_of(up));
+    matrix const d_branch = branch_gradient(inner, *w.down, w.feed_forward_post_norm, dx);
+    multiply_back(view_of(d_branch), *w.down, view_of(d_inner), accumulate::no, scratch_, s_.executor);
+    auto const g = view_of(gate), u = view_of(up);
+    s_.gate_backward(g, u, view_of(d_inner));
     multiply_back(g, *w.gate, view_of(d_normed), accumulate::no, scratch_, s_.executor);
     multiply_back(u, *w.up, view_of(d_normed), accumulate::yes, scratch_, s_.executor);
     add_norm_gradient(tape.x_middle, w.feed_forward_norm, d_normed, dx);
+  }
 
+  void attention_backward(int layer, layer_tape const& tape, matrix& dx, gradient_sink const& sink) {
+    auto const& c = s_.config;
+    layer_weights const& w = weights(layer);
+    auto const& angles = s_.angles_of(layer, angles_);
     matrix d_attended = like(c.q_channels()), dq = like(c.q_channels()), dk = like(c.kv_channels()), dv = dk;
-    multiply_back(view_of(std::as_const(dx)), *w.attention_out, view_of(d_attended), accumulate::no, scratch_,
-                  s_.executor);
-    attend_backward(s_.attention(), attention_of(tape), view_of(d_attended), view_of(dq), view_of(dk), view_of(dv),
+    matrix const d_branch = branch_gradient(tape.attended, *w.attention_out, w.attention_post_norm, dx);
+    multiply_back(view_of(d_branch), *w.attention_out, view_of(d_attended), accumulate::no, scratch_, s_.executor);
+    attend_backward(s_.attention(layer), attention_of(tape), view_of(d_attended), view_of(dq), view_of(dk), view_of(dv),
                     s_.executor);
     matrix const dk_post_rope = dk;
-    s_.rotate(view_of(dk), angles_, direction::back);
+    s_.rotate(view_of(dk), angles, direction::back);
     sink(layer, {view_of(tape.k_pre_rope), view_of(tape.k), view_of(tape.v), view_of(std::as_const(dk)),
                  view_of(dk_post_rope), view_of(std::as_const(dv))});
     if (layer == 0) return;
-    s_.rotate(view_of(dq), angles_, direction::back);
+    s_.rotate(view_of(dq), angles, direction::back);
+    matrix normed, d_normed = like(c.hidden);
+    if (c.qk_norm) s_.norm(view_of(tape.x), w.attention_norm, view_of(normed = like(c.hidden)));
+    head_norm_gradient(view_of(normed), *w.q, w.q_bias, w.q_norm, dq);
+    head_norm_gradient(view_of(normed), *w.k, w.k_bias, w.k_norm, dk);
     multiply_back(view_of(std::as_const(dq)), *w.q, view_of(d_normed), accumulate::no, scratch_, s_.executor);
     multiply_back(view_of(std::as_const(dk)), *w.k, view_of(d_normed), accumulate::yes, scratch_, s_.executor);
     multiply_back(view_of(std::as_const(dv)), *w.v, view_of(d_normed), accumulate::yes, scratch_, s_.executor);
@@ -154,14 +209,14 @@ class backward_pass {
   model::state const& s_;
   std::span<token_id const> ids_;
   Eigen::Index rows_;
-  rope_angle_table<float> angles_;
+  window_angles angles_;
   weight_scratch scratch_;
 };
 
 }  // namespace
 
 double model::loss_and_gradients(std::span<token_id const> ids, gradient_sink const& sink) const {
-  state_->check_window(ids);
+  state_->check(ids);
   require(ids.size() >= 2, errc::bad_value, "loss: one token, expected two or more: there is nothing to predict");
   return backward_pass(*state_, ids).run(sink);
 }

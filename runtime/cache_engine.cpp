@@ -51,7 +51,7 @@ std::unique_ptr<engine> make_exact_cache(model_config const& config, std::string
 }
 
 matrix forward(model const& m, std::span<token_id const> ids, engine_sequence& sequence, profile* spent) {
-  attend_options const options{.window = static_cast<std::size_t>(m.config().sliding_window),
+  attend_options const options{.softmax_scale = m.config().softmax_scale,
                                .spent = spent == nullptr ? nullptr : &spent->cache};
   auto const attend = [&](int layer, view2d<float const> q, view2d<float const> k, view2d<float const> v,
                           view2d<float> out) {

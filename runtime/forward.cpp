@@ -1,6 +1,5 @@
 #include "kvquant/core/error.hpp"
 #include "kvquant/core/scoped_timer.hpp"
-#include "runtime/kernels.hpp"
 #include "runtime/model.hpp"
 #include "runtime/model_state.hpp"
 #include "runtime/profile.hpp"
@@ -33,15 +32,16 @@ class layer_pass {
     project(normed, *w.q, w.q_bias, view_of(q_));
     project(normed, *w.k, w.k_bias, view_of(k_));
     project(normed, *w.v, w.v_bias, view_of(v_));
+    s_.norm_heads(view_of(q_), w.q_norm);
+    s_.norm_heads(view_of(k_), w.k_norm);
     attend(layer, q_, k_, v_, view_of(attended_));
-    add_product(view_of(attended_), *w.attention_out, view_of(x));
+    add_branch(view_of(attended_), *w.attention_out, w.attention_post_norm, view_of(x));
 
     s_.norm(view_of(x), w.feed_forward_norm, normed);
     project(normed, *w.gate, {}, view_of(gate_));
     project(normed, *w.up, {}, view_of(up_));
-    auto const gate = view_of(gate_), up = view_of(up_);
-    s_.for_tokens(gate.rows, [&](std::size_t t) { kernels::silu_multiply(gate.row(t), up.row(t), gate.row(t)); });
-    add_product(gate, *w.down, view_of(x));
+    s_.gate(view_of(gate_), view_of(up_));
+    add_branch(view_of(gate_), *w.down, w.feed_forward_post_norm, view_of(x));
   }
 
  private:
@@ -49,9 +49,20 @@ class layer_pass {
     scoped_timer const timer(spent_, &profile::products);
     s_.project(x, weight, bias, out, scratch_);
   }
-  void add_product(view2d<float const> x, gguf_tensor const& weight, view2d<float> sum) {
-    scoped_timer const timer(spent_, &profile::products);
-    multiply(x, weight, sum, accumulate::yes, scratch_, s_.executor);
+  /// What attention or feed-forward adds: x · Wᵀ, normed if there is a norm for it.
+  void add_branch(view2d<float const> x, gguf_tensor const& weight, std::span<float const> post_norm,
+                  view2d<float> sum) {
+    if (post_norm.empty()) {
+      scoped_timer const timer(spent_, &profile::products);
+      multiply(x, weight, sum, accumulate::yes, scratch_, s_.executor);
+      return;
+    }
+    auto const branch = view_of(normed_);
+    project(x, weight, {}, branch);
+    s_.norm(branch, post_norm, branch);
+    s_.for_tokens(sum.rows, [&](std::size_t t) {
+      for (std::size_t c = 0; c < sum.cols; ++c) sum(t, c) += branch(t, c);
+    });
   }
 
   model::state const& s_;
@@ -64,29 +75,27 @@ class layer_pass {
 class hooked_attention {
  public:
   hooked_attention(model::state const& s, std::size_t tokens, kv_hook* hook)
-      : s_(s),
-        hook_(hook),
-        window_(hook == nullptr ? std::nullopt : hook->window()),
-        angles_(s.rotation.angle_table<float>(0, tokens)) {}
+      : s_(s), hook_(hook), window_(hook == nullptr ? std::nullopt : hook->window()), angles_(s.angles(tokens)) {}
 
   void operator()(int layer, matrix& q_rows, matrix& k_rows, matrix& v_rows, view2d<float> out) {
     auto const q = view_of(q_rows), k = view_of(k_rows), v = view_of(v_rows);
+    auto const& angles = s_.angles_of(layer, angles_);
     if (window_) {
       k_exact_ = k_rows;
       v_exact_ = v_rows;
-      s_.rotate(view_of(k_exact_), angles_, model::state::direction::forward);
+      s_.rotate(view_of(k_exact_), angles, model::state::direction::forward);
     }
     if (hook_ != nullptr) {
       hook_->queries_pre_rope(layer, q);
       hook_->keys_pre_rope(layer, k);
     }
-    s_.rotate(q, angles_, model::state::direction::forward);
-    s_.rotate(k, angles_, model::state::direction::forward);
+    s_.rotate(q, angles, model::state::direction::forward);
+    s_.rotate(k, angles, model::state::direction::forward);
     if (hook_ != nullptr) {
       hook_->keys_post_rope(layer, k);
       hook_->values(layer, v);
     }
-    attend(s_.attention(), {q, k, v, window_ ? &*window_ : nullptr, view_of(k_exact_), view_of(v_exact_)}, out,
+    attend(s_.attention(layer), {q, k, v, window_ ? &*window_ : nullptr, view_of(k_exact_), view_of(v_exact_)}, out,
            s_.executor);
   }
 
@@ -94,7 +103,7 @@ class hooked_attention {
   model::state const& s_;
   kv_hook* hook_;
   std::optional<exact_window> window_;
-  rope_angle_table<float> angles_;
+  window_angles angles_;
   matrix k_exact_, v_exact_;
 };
 
@@ -111,7 +120,7 @@ matrix run_layers(model::state const& s, std::span<token_id const> ids, profile*
 }  // namespace
 
 matrix model::forward(std::span<token_id const> ids, kv_hook* hook) const {
-  state_->check_window(ids);
+  state_->check(ids);
   return run_layers(*state_, ids, nullptr, hooked_attention(*state_, ids.size(), hook));
 }
 

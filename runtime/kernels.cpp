@@ -114,22 +114,63 @@ HWY_INLINE V sigmoid(D d, V x) {
   return hn::Div(hn::IfThenElse(hn::Lt(x, hn::Zero(d)), e, one), hn::Add(one, e));
 }
 
-void SiluMultiply(float const* gate, float const* up, float* out, std::size_t n) {
+/// Both activations are x · sigmoid(inner(x)).
+struct silu_inner {
+  template <class D, class V>
+  static HWY_INLINE V value(D, V x) {
+    return x;
+  }
+  template <class D, class V>
+  static HWY_INLINE V slope(D d, V) {
+    return hn::Set(d, 1.0f);
+  }
+};
+
+/// GELU in its tanh form, (1 + tanh z) / 2 = sigmoid(2 z) with z = sqrt(2 / π) (x + 0.044715 x³): arXiv 1606.08415.
+struct gelu_inner {
+  static constexpr float factor = 1.5957691216f, cubic = 0.044715f;  // 2 sqrt(2 / π)
+
+  template <class D, class V>
+  static HWY_INLINE V value(D d, V x) {
+    return hn::Mul(hn::Set(d, factor), hn::MulAdd(hn::Mul(hn::Set(d, cubic), hn::Mul(x, x)), x, x));
+  }
+  template <class D, class V>
+  static HWY_INLINE V slope(D d, V x) {
+    return hn::MulAdd(hn::Mul(hn::Set(d, 3 * cubic * factor), x), x, hn::Set(d, factor));
+  }
+};
+
+template <class Inner>
+HWY_INLINE void gate_multiply(float const* gate, float const* up, float* out, std::size_t n) {
   for_lanes(n, [=](auto d, std::size_t i) HWY_ATTR {
     auto const g = hn::LoadU(d, gate + i);
-    hn::StoreU(hn::Mul(hn::Mul(g, sigmoid(d, g)), hn::LoadU(d, up + i)), d, out + i);
+    hn::StoreU(hn::Mul(hn::Mul(g, sigmoid(d, Inner::value(d, g))), hn::LoadU(d, up + i)), d, out + i);
   });
 }
 
-void SiluMultiplyBackward(float* gate, float* up, float const* d_out, std::size_t n) {
+template <class Inner>
+HWY_INLINE void gate_multiply_backward(float* gate, float* up, float const* d_out, std::size_t n) {
   for_lanes(n, [=](auto d, std::size_t i) HWY_ATTR {
     auto const g = hn::LoadU(d, gate + i), u = hn::LoadU(d, up + i), dy = hn::LoadU(d, d_out + i);
-    auto const s = sigmoid(d, g), silu = hn::Mul(g, s);
-    // silu' = s + silu (1 − s)
-    auto const slope = hn::MulAdd(silu, hn::Sub(hn::Set(d, 1.0f), s), s);
+    auto const s = sigmoid(d, Inner::value(d, g)), y = hn::Mul(g, s);
+    // y' = s + y (1 − s) inner'
+    auto const slope = hn::MulAdd(y, hn::Mul(hn::Sub(hn::Set(d, 1.0f), s), Inner::slope(d, g)), s);
     hn::StoreU(hn::Mul(hn::Mul(dy, u), slope), d, gate + i);
-    hn::StoreU(hn::Mul(dy, silu), d, up + i);
+    hn::StoreU(hn::Mul(dy, y), d, up + i);
   });
+}
+
+void SiluMultiply(float const* gate, float const* up, float* out, std::size_t n) {
+  gate_multiply<silu_inner>(gate, up, out, n);
+}
+void SiluMultiplyBackward(float* gate, float* up, float const* d_out, std::size_t n) {
+  gate_multiply_backward<silu_inner>(gate, up, d_out, n);
+}
+void GeluMultiply(float const* gate, float const* up, float* out, std::size_t n) {
+  gate_multiply<gelu_inner>(gate, up, out, n);
+}
+void GeluMultiplyBackward(float* gate, float* up, float const* d_out, std::size_t n) {
+  gate_multiply_backward<gelu_inner>(gate, up, d_out, n);
 }
 
 double LogSumExp(float const* x, std::size_t n) {
@@ -168,6 +209,8 @@ HWY_EXPORT(Softmax);
 HWY_EXPORT(SoftmaxBackward);
 HWY_EXPORT(SiluMultiply);
 HWY_EXPORT(SiluMultiplyBackward);
+HWY_EXPORT(GeluMultiply);
+HWY_EXPORT(GeluMultiplyBackward);
 HWY_EXPORT(LogSumExp);
 HWY_EXPORT(KlDivergence);
 HWY_EXPORT(ScaledProbabilities);
@@ -188,6 +231,12 @@ void silu_multiply(std::span<float const> gate, std::span<float const> up, std::
 }
 void silu_multiply_backward(std::span<float> gate, std::span<float> up, std::span<float const> d_out) {
   HWY_DYNAMIC_DISPATCH(SiluMultiplyBackward)(gate.data(), up.data(), d_out.data(), gate.size());
+}
+void gelu_multiply(std::span<float const> gate, std::span<float const> up, std::span<float> out) {
+  HWY_DYNAMIC_DISPATCH(GeluMultiply)(gate.data(), up.data(), out.data(), gate.size());
+}
+void gelu_multiply_backward(std::span<float> gate, std::span<float> up, std::span<float const> d_out) {
+  HWY_DYNAMIC_DISPATCH(GeluMultiplyBackward)(gate.data(), up.data(), d_out.data(), gate.size());
 }
 double log_sum_exp(std::span<float const> x) { return HWY_DYNAMIC_DISPATCH(LogSumExp)(x.data(), x.size()); }
 double kl_divergence(std::span<float const> x, double lse_x, std::span<float const> y, double lse_y) {

@@ -21,6 +21,9 @@ void softmax_backward(std::span<float const> p, std::span<float> dp);
 void silu_multiply(std::span<float const> gate, std::span<float const> up, std::span<float> out);
 /// Gradients with respect to gate and up, which they replace.
 void silu_multiply_backward(std::span<float> gate, std::span<float> up, std::span<float const> d_out);
+/// The same with GELU in its tanh form.
+void gelu_multiply(std::span<float const> gate, std::span<float const> up, std::span<float> out);
+void gelu_multiply_backward(std::span<float> gate, std::span<float> up, std::span<float const> d_out);
 
 /// log Σ exp(x), accurate to about 1e-6.
 double log_sum_exp(std::span<float const> x);

@@ -80,9 +80,13 @@ class tensor_reader {
 
 layer_weights read_layer(tensor_reader& reader, model_config const& c, int layer) {
   std::string const at = "blk." + std::to_string(layer) + ".";
-  for (char const* const name :
-       {"attn_q_norm.weight", "attn_output.bias", "ffn_up.bias", "ffn_gate.bias", "ffn_down.bias"})
+  for (char const* const name : {"attn_output.bias", "ffn_up.bias", "ffn_gate.bias", "ffn_down.bias"})
     reader.refuse(at + name);
+  auto const norm_if = [&](bool there, char const* name, int size) {
+    if (there) return reader.vector(at + name, size);
+    reader.refuse(at + name);
+    return std::vector<float>{};
+  };
   return {reader.vector(at + "attn_norm.weight", c.hidden),
           reader.vector(at + "ffn_norm.weight", c.hidden),
           &reader.weight(at + "attn_q.weight", c.q_channels(), c.hidden),
@@ -94,7 +98,11 @@ layer_weights read_layer(tensor_reader& reader, model_config const& c, int layer
           &reader.weight(at + "ffn_down.weight", c.hidden, c.feed_forward),
           reader.optional_vector(at + "attn_q.bias", c.q_channels()),
           reader.optional_vector(at + "attn_k.bias", c.kv_channels()),
-          reader.optional_vector(at + "attn_v.bias", c.kv_channels())};
+          reader.optional_vector(at + "attn_v.bias", c.kv_channels()),
+          norm_if(c.qk_norm, "attn_q_norm.weight", c.head_dim),
+          norm_if(c.qk_norm, "attn_k_norm.weight", c.head_dim),
+          norm_if(c.post_norms, "post_attention_norm.weight", c.hidden),
+          norm_if(c.post_norms, "post_ffw_norm.weight", c.hidden)};
 }
 
 }  // namespace
@@ -105,6 +113,7 @@ model::model(gguf_file const& file, executor_ref executor) {
   gguf_tensor const& embedding = reader.weight("token_embd.weight", config.vocabulary, config.hidden);
   state_ = std::make_unique<state>(
       state{config,
+            shape_of(config),
             executor,
             rope(config.rope, config.head_dim),
             &embedding,
@@ -123,9 +132,17 @@ model_config const& model::config() const { return state_->config; }
 std::size_t model::weight_bytes() const { return state_->weight_bytes; }
 executor_ref model::executor() const { return state_->executor; }
 
-attention_shape model::state::attention() const {
+attention_shape model::state::attention(int layer) const {
   return {static_cast<std::size_t>(config.q_heads), static_cast<std::size_t>(config.kv_heads),
-          static_cast<std::size_t>(config.head_dim), 1.0f / std::sqrt(static_cast<float>(config.head_dim))};
+          static_cast<std::size_t>(config.head_dim),
+          config.softmax_scale != 0 ? config.softmax_scale : 1.0f / std::sqrt(static_cast<float>(config.head_dim)),
+          shape.window_of(layer)};
+}
+
+window_angles model::state::angles(std::size_t tokens) const {
+  auto const of_all = rotation.angle_table<float>(0, tokens);
+  if (shape.local.layers.empty()) return {of_all, rope_angle_table<float>(0, 0, 0)};
+  return {of_all, rope(shape.local.rope, config.head_dim).angle_table<float>(0, tokens)};
 }
 
 void model::state::check(std::span<token_id const> ids) const {
@@ -135,23 +152,39 @@ void model::state::check(std::span<token_id const> ids) const {
             ", expected 0 to ", config.vocabulary - 1);
 }
 
-void model::state::check_window(std::span<token_id const> ids) const {
-  check(ids);
-  require(config.sliding_window == 0 || ids.size() <= static_cast<std::size_t>(config.sliding_window),
-          errc::unsupported, "model: sliding-window attention: ", ids.size(),
-          " tokens, expected at most the window of ", config.sliding_window);
-}
-
 void model::state::embed(std::span<token_id const> ids, view2d<float> out) const {
   std::size_t const row_bytes = embedding->data.size() / embedding->rows();
   for_tokens(ids.size(), [&](std::size_t t) {
     dequantize(embedding->type, embedding->data.subspan(static_cast<std::size_t>(ids[t]) * row_bytes, row_bytes),
                out.row(t));
+    if (config.embedding_scale != 1)
+      for (float& x : out.row(t)) x *= config.embedding_scale;
   });
 }
 
 void model::state::norm(view2d<float const> x, std::span<float const> weight, view2d<float> out) const {
   for_tokens(x.rows, [&](std::size_t t) { kernels::rms_norm(x.row(t), weight, config.rms_epsilon, out.row(t)); });
+}
+
+void model::state::norm_heads(view2d<float> x, std::span<float const> weight) const {
+  if (weight.empty()) return;
+  for_tokens(x.rows, [&](std::size_t t) {
+    for (std::size_t at = 0; at < x.cols; at += weight.size()) {
+      auto const head = x.row(t).subspan(at, weight.size());
+      kernels::rms_norm(head, weight, config.rms_epsilon, head);
+    }
+  });
+}
+
+void model::state::gate(view2d<float> gate, view2d<float const> up) const {
+  auto const multiply = config.gate == activation::gelu ? kernels::gelu_multiply : kernels::silu_multiply;
+  for_tokens(gate.rows, [&](std::size_t t) { multiply(gate.row(t), up.row(t), gate.row(t)); });
+}
+
+void model::state::gate_backward(view2d<float> gate, view2d<float> up, view2d<float const> d_out) const {
+  auto const backward =
+      config.gate == activation::gelu ? kernels::gelu_multiply_backward : kernels::silu_multiply_backward;
+  for_tokens(gate.rows, [&](std::size_t t) { backward(gate.row(t), up.row(t), d_out.row(t)); });
 }
 
 void model::state::project(view2d<float const> x, gguf_tensor const& weight, std::span<float const> bias,

@@ -36,6 +36,7 @@ inline view2d<float const> view_of(matrix const& m) {
 class kv_hook {
  public:
   virtual ~kv_hook() = default;
+  /// Queries and keys before RoPE come after their norm, where a model has one.
   virtual void queries_pre_rope(int /*layer*/, view2d<float> /*q*/) {}
   virtual void keys_pre_rope(int /*layer*/, view2d<float> /*k*/) {}
   virtual void keys_post_rope(int /*layer*/, view2d<float> /*k*/) {}
@@ -70,7 +71,7 @@ class model {
   executor_ref executor() const;
 
   /// The hidden states after the last norm, [T, hidden]. Positions are 0 … T−1. Throws `bad_value` for ids outside the
-  /// vocabulary, `unsupported` for a window longer than the model's sliding attention.
+  /// vocabulary.
   matrix forward(std::span<token_id const> ids, kv_hook* hook = nullptr) const;
 
   /// The same for tokens that go on a sequence which `attention` keeps. `spent`, if given, grows by the time of the

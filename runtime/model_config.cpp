@@ -1,5 +1,7 @@
 #include "runtime/model_config.hpp"
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <string_view>
@@ -11,6 +13,35 @@
 namespace kvquant::runtime {
 
 namespace {
+
+/// What an architecture's name stands for; all else is metadata.
+struct architecture_traits {
+  std::string_view name;
+  rope_pairing pairing = rope_pairing::half_split;
+  activation gate = activation::silu;
+  bool qk_norm = false, post_norms = false;
+  bool scaled_embeddings = false;  ///< by sqrt(hidden)
+  int local_period = 0;            ///< with a window, of so many layers the last sees all tokens; 0: none does
+  double local_theta = 0;          ///< of the local layers' RoPE, which is not scaled; 0: theirs is that of all layers
+};
+constexpr std::array architectures{architecture_traits{.name = "llama", .pairing = rope_pairing::interleaved},
+                                   architecture_traits{.name = "qwen2"},
+                                   architecture_traits{.name = "gemma3",
+                                                       .gate = activation::gelu,
+                                                       .qk_norm = true,
+                                                       .post_norms = true,
+                                                       .scaled_embeddings = true,
+                                                       .local_period = 6,
+                                                       .local_theta = 10000}};
+
+architecture_traits const& traits_of(gguf_file const& file) {
+  std::string_view const name = file.string("general.architecture");
+  auto const found = std::ranges::find(architectures, name, &architecture_traits::name);
+  if (found != architectures.end()) return *found;
+  std::string known;
+  for (architecture_traits const& it : architectures) (known += known.empty() ? "" : ", ") += it.name;
+  throw error{errc::unsupported, text(file.origin(), ": architecture \"", name, "\", expected one of ", known)};
+}
 
 /// Look-ups below "<architecture>.".
 class architecture_keys {
@@ -44,9 +75,10 @@ class architecture_keys {
   std::string prefix_;
 };
 
-rope_config read_rope(gguf_file const& file, architecture_keys const& keys, model_config const& config) {
+rope_config read_rope(gguf_file const& file, architecture_keys const& keys, architecture_traits const& traits,
+                      model_config const& config) {
   rope_config rope;
-  rope.pairing = config.architecture == "llama" ? rope_pairing::interleaved : rope_pairing::half_split;
+  rope.pairing = traits.pairing;
   rope.theta = keys.number_or("rope.freq_base", 10000.0);
   rope.rotary_dim = keys.count_or("rope.dimension_count", config.head_dim);
   std::string_view const scaling =
@@ -69,11 +101,35 @@ rope_config read_rope(gguf_file const& file, architecture_keys const& keys, mode
   return rope;
 }
 
+local_layers read_local(architecture_keys const& keys, architecture_traits const& traits, model_config const& config) {
+  local_layers local;
+  if (!keys.contains("attention.sliding_window")) return local;
+  local.window = keys.count("attention.sliding_window");
+  int const period = keys.count_or("attention.sliding_window_pattern", traits.local_period);
+  for (int layer = 0; layer < config.layers; ++layer)
+    if (period == 0 || layer % period < period - 1) local.layers.push_back(layer);
+  double const theta = keys.number_or("rope.freq_base_swa", traits.local_theta);
+  local.rope = config.rope;
+  if (theta != 0) {
+    local.rope = {.pairing = config.rope.pairing, .theta = theta, .rotary_dim = config.rope.rotary_dim};
+    local.rope.frequency_factors = config.rope.frequency_factors;
+  }
+  return local.layers.empty() ? local_layers{} : local;
+}
+
+/// The scale is not in the metadata: 1 / sqrt(head_dim) but for Gemma 3 27B, which has 62 layers and divides by
+/// sqrt(hidden / q_heads) (arXiv 2503.19786, `query_pre_attn_scalar`).
+float softmax_scale_of(model_config const& config) {
+  bool const by_hidden = config.architecture == "gemma3" && config.layers == 62;
+  return by_hidden ? 1 / std::sqrt(static_cast<float>(config.hidden) / static_cast<float>(config.q_heads)) : 0;
+}
+
 /// Throws, naming the file, for shapes and rotations that the library says cannot be.
 void check(gguf_file const& file, model_config const& config) {
   try {
-    validate({config.layers, config.q_heads, config.kv_heads, config.head_dim, config.rope});
+    validate(shape_of(config));
     static_cast<void>(rope(config.rope, config.head_dim));
+    if (!config.local.layers.empty()) static_cast<void>(rope(config.local.rope, config.head_dim));
   } catch (error const& failure) {
     throw error{failure.code == errc::unsupported ? errc::unsupported : errc::bad_file,
                 text(file.origin(), ": ", failure.what())};
@@ -85,10 +141,12 @@ std::size_t vocabulary_of(gguf_file const& file) { return file.tensor("token_emb
 }  // namespace
 
 model_config read_model_config(gguf_file const& file) {
+  architecture_traits const& traits = traits_of(file);
   model_config config;
-  config.architecture = file.string("general.architecture");
-  require(config.architecture == "llama" || config.architecture == "qwen2", errc::unsupported, file.origin(),
-          ": architecture \"", config.architecture, "\", expected llama or qwen2");
+  config.architecture = traits.name;
+  config.gate = traits.gate;
+  config.qk_norm = traits.qk_norm;
+  config.post_norms = traits.post_norms;
   config.name = file.string_or("general.name", config.architecture);
   architecture_keys const keys(file, config.architecture);
   keys.refuse("expert_count", "a mixture of experts");
@@ -98,7 +156,6 @@ model_config read_model_config(gguf_file const& file) {
   config.kv_heads = keys.count_or("attention.head_count_kv", config.q_heads);
   config.feed_forward = keys.count("feed_forward_length");
   config.context = keys.count("context_length");
-  config.sliding_window = keys.count_or("attention.sliding_window", 0);
   config.head_dim = keys.count_or("attention.key_length", config.hidden / config.q_heads);
   require(keys.count_or("attention.value_length", config.head_dim) == config.head_dim, errc::unsupported, file.origin(),
           ": keys and values of different length");
@@ -112,7 +169,10 @@ model_config read_model_config(gguf_file const& file) {
           vocabulary, " tokens in the vocabulary");
   config.vocabulary = static_cast<int>(vocabulary);
   config.tied_embeddings = file.find_tensor("output.weight") == nullptr;
-  config.rope = read_rope(file, keys, config);
+  if (traits.scaled_embeddings) config.embedding_scale = std::sqrt(static_cast<float>(config.hidden));
+  config.softmax_scale = softmax_scale_of(config);
+  config.rope = read_rope(file, keys, traits, config);
+  config.local = read_local(keys, traits, config);
   check(file, config);
   return config;
 }

@@ -16,11 +16,19 @@ namespace kvquant::runtime {
 struct layer_weights {
   std::vector<float> attention_norm, feed_forward_norm;  // [hidden]
   gguf_tensor const *q, *k, *v, *attention_out, *gate, *up, *down;
-  std::vector<float> q_bias, k_bias, v_bias;  // [channels], or empty
+  std::vector<float> q_bias, k_bias, v_bias;                       // [channels], or empty
+  std::vector<float> q_norm, k_norm;                               // [head_dim], or empty
+  std::vector<float> attention_post_norm, feed_forward_post_norm;  // [hidden], or empty
+};
+
+/// The angles of a window's positions, for the layers that see all tokens and for the local ones.
+struct window_angles {
+  rope_angle_table<float> all, local;
 };
 
 struct model::state {
   model_config config;
+  model_shape shape;
   executor_ref executor;
   rope rotation;
   gguf_tensor const* embedding;
@@ -29,10 +37,12 @@ struct model::state {
   std::vector<layer_weights> layers;
   std::size_t weight_bytes = 0;
 
-  attention_shape attention() const;
+  attention_shape attention(int layer) const;
   void check(std::span<token_id const> ids) const;
-  /// Of attention over a whole window, which sees all of it.
-  void check_window(std::span<token_id const> ids) const;
+  window_angles angles(std::size_t tokens) const;
+  rope_angle_table<float> const& angles_of(int layer, window_angles const& of) const {
+    return shape.is_local(layer) ? of.local : of.all;
+  }
 
   /// Calls `f(token)` for every token, in parallel.
   template <class F>
@@ -45,6 +55,11 @@ struct model::state {
 
   void embed(std::span<token_id const> ids, view2d<float> out) const;
   void norm(view2d<float const> x, std::span<float const> weight, view2d<float> out) const;
+  /// Norms every head of every row in place, if there is a weight.
+  void norm_heads(view2d<float> x, std::span<float const> weight) const;
+  /// gate = activation(gate) · up, and the gradients with respect to both, which they replace.
+  void gate(view2d<float> gate, view2d<float const> up) const;
+  void gate_backward(view2d<float> gate, view2d<float> up, view2d<float const> d_out) const;
   /// out = x · Wᵀ + bias.
   void project(view2d<float const> x, gguf_tensor const& weight, std::span<float const> bias, view2d<float> out,
                weight_scratch& scratch) const;

@@ -3,6 +3,7 @@
 /// Decode attention over packed pages by whatever instructions the machine has.
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -107,31 +108,33 @@ class attention {
  public:
   /// Throws `unsupported` naming what is missing.
   explicit attention(artifact<S> const& it, isa which = chosen_isa())
-      : rotation_(checked(it).shape.rope, it.info.shape.head_dim),
-        model_(make_model(it.info, rotation_)),
-        kernels_(detail::kernels_for<S, Arithmetic>(which)),
-        layers_(static_cast<std::size_t>(it.info.shape.layers)) {
+      : kernels_(detail::kernels_for<S, Arithmetic>(which)),
+        layers_(static_cast<std::size_t>(checked(it).shape.layers)) {
+    kinds_.emplace_back(it.info, it.info.shape.rope);
+    if (!it.info.shape.local.layers.empty()) kinds_.emplace_back(it.info, it.info.shape.local.rope);
     for (int layer = 0; layer < it.info.shape.layers; ++layer) {
       layer_tables& tables = layers_[static_cast<std::size_t>(layer)];
+      [[maybe_unused]] model_tables const& model = kinds_[kind_of(layer)].model;
       if constexpr (detail::in_integers<S, Arithmetic>) {
-        tables = detail::integer_tables(it, layer, model_.geometry);
-        if (model_.policy_for(1).turn_keys) kernels_.build_turns(tables, model_.rotation);
+        tables = detail::integer_tables(it, layer, model.geometry);
+        if (model.policy_for(1).turn_keys) kernels_.build_turns(tables, model.rotation);
       } else if constexpr (!detail::is_exact<S>) {
-        tables.reader = std::make_unique<detail::float_pages<S>>(it, layer, model_.geometry);
+        tables.reader = std::make_unique<detail::float_pages<S>>(it, layer, model.geometry);
       }
     }
   }
 
   void operator()(int layer, std::span<attend_args const> batch, executor_ref executor) const {
-    require(layer >= 0 && layer < model_.shape.layers, errc::bad_value, "attend: layer ", layer, ", expected 0 to ",
-            model_.shape.layers - 1);
-    for (attend_args const& it : batch) validate(it, model_.shape);
+    model_tables const& model = kinds_.front().model;
+    require(layer >= 0 && layer < model.shape.layers, errc::bad_value, "attend: layer ", layer, ", expected 0 to ",
+            model.shape.layers - 1);
+    for (attend_args const& it : batch) validate(it, model.shape);
     auto const work = workspaces_.borrow();
     work->start(executor);
     for (attend_args const& args : batch) {
-      auto const policy = model_.policy_for(args.q.rows);
+      auto const policy = model.policy_for(args.q.rows);
       for (std::size_t row = 0; row < args.q.rows; row += policy.rows_per_block) {
-        work->tasks.add_block({&args, row, std::min(policy.rows_per_block, args.q.rows - row)}, model_.shape,
+        work->tasks.add_block({&args, row, std::min(policy.rows_per_block, args.q.rows - row)}, model.shape,
                               policy.tiles_per_split);
         if (work->tasks.fills_wave()) run_wave(layer, *work, executor);
       }
@@ -140,9 +143,17 @@ class attention {
   }
 
  private:
+  /// Layers that turn alike: those that see all tokens, or the local ones.
+  struct layer_kind {
+    rope rotation;
+    model_tables model;
+
+    layer_kind(artifact_info const& info, rope_config const& turns)
+        : rotation(turns, info.shape.head_dim), model(make_model(info, rotation)) {}
+  };
   struct workspace {
     plan tasks;
-    angle_list angles;
+    std::array<angle_list, 2> angles;                      // of each kind
     std::vector<std::array<std::size_t, 3>> angle_starts;  // [splits] by run
     std::vector<std::unique_ptr<kernel_scratch>> workers;
 
@@ -168,21 +179,25 @@ class attention {
             rotation_tables(rotation, geometry)};
   }
 
+  std::size_t kind_of(int layer) const { return kinds_.front().model.shape.is_local(layer) ? 1 : 0; }
+
   void run_wave(int layer, workspace& work, executor_ref executor) const {
-    set_angles(work);
+    layer_kind const& kind = kinds_[kind_of(layer)];
+    angle_list& list = work.angles[kind_of(layer)];
+    set_angles(kind, work, list);
     layer_tables const& tables = layers_[static_cast<std::size_t>(layer)];
-    work.tasks.run_wave(model_.shape, executor, [&](std::size_t task, int worker, float* partials) {
+    work.tasks.run_wave(kind.model.shape, executor, [&](std::size_t task, int worker, float* partials) {
       auto const [sinks, pages, tail] = work.angle_starts[task];
-      float const* const angles = work.angles.data();
+      float const* const angles = list.data();
       kernels_.attend(
-          {model_, tables, work.tasks.splits[task], {angles + sinks, angles + pages, angles + tail}, partials},
+          {kind.model, tables, work.tasks.splits[task], {angles + sinks, angles + pages, angles + tail}, partials},
           *work.workers[static_cast<std::size_t>(worker)]);
     });
   }
 
   /// Splits of different KV heads, which follow each other, begin at the same tiles.
-  void set_angles(workspace& work) const {
-    work.angles.rewind();
+  static void set_angles(layer_kind const& kind, workspace& work, angle_list& list) {
+    list.rewind();
     work.angle_starts.clear();
     for (merge_group const& group : work.tasks.groups)
       for (std::size_t i = group.first_split; i < group.first_split + group.splits; ++i) {
@@ -197,15 +212,14 @@ class attention {
           auto const base = static_cast<std::int64_t>(place_of(args.cache, where, first).base);
           auto const position = static_cast<std::int64_t>(it.queries.position(0));
           bool const rotated = args.space == query_space::post_rope;
-          work.angle_starts.back()[static_cast<std::size_t>(where)] =
-              work.angles.add(rotation_, model_.rotation, (rotated ? 0 : position) - base, it.queries.rows, args.space);
+          work.angle_starts.back()[static_cast<std::size_t>(where)] = list.add(
+              kind.rotation, kind.model.rotation, (rotated ? 0 : position) - base, it.queries.rows, args.space);
         });
       }
   }
 
-  rope rotation_;
-  model_tables model_;
   kernel_set kernels_;
+  std::vector<layer_kind> kinds_;     // one, or that of the local layers behind it
   std::vector<layer_tables> layers_;  // [layers]
   mutable scratch_pool<workspace> workspaces_;
 };

@@ -59,7 +59,8 @@ struct token_range {
 inline token_range visible_in(query_block const& block, std::size_t row, run where, tile_place const& place) {
   std::size_t const position = block.position(row);
   if (place.base > position) return {0, 0};
-  std::size_t const from = where == run::sinks ? 0 : block.args->first_visible(position);
+  std::size_t const from =
+      where == run::sinks ? block.args->first_visible_sink(position) : block.args->first_visible(position);
   return {from > place.base ? std::min(from - place.base, place.tokens) : 0,
           std::min(place.tokens, position + 1 - place.base)};
 }
@@ -68,7 +69,23 @@ inline bool any_visible(query_block const& block, run where, tile_place const& p
   for (std::size_t const row : {std::size_t{0}, block.rows - 1})
     if (!visible_in(block, row, where, place).empty()) return true;
   // Between them both ends move; a tile that neither sees lies before the window or after the queries.
-  return block.args->window != 0 && block.args->window < block.rows;
+  std::size_t const reach = where == run::sinks ? block.args->cache.window : block.args->reach();
+  return reach != 0 && reach < block.rows;
+}
+
+/// Tiles that lie before the layer's window for all of the block, counted through the runs.
+inline std::size_t tiles_before_window(query_block const& block) {
+  layer_view const& cache = block.args->cache;
+  std::size_t const seen = block.args->first_visible_sink(block.position(0));
+  std::size_t before = 0;
+  for (run const where : all_runs) {
+    std::size_t const tiles = tiles_in(cache, where);
+    if (tiles == 0) continue;
+    std::size_t const base = place_of(cache, where, 0).base;
+    if (seen < base + tokens_in(cache, where)) return before + (seen - std::min(seen, base)) / page_tokens;
+    before += tiles;
+  }
+  return before;
 }
 
 /// What one task reads: some tiles of one KV head, for one block of queries. Tiles are counted through the runs.
@@ -109,15 +126,17 @@ struct plan {
     groups.clear();
     partial_floats = 0;
   }
+  /// Splits begin at the same tiles whatever the window, so that a query's bits do not depend on others beside it.
   void add_block(query_block const& queries, model_shape const& shape, std::size_t tiles_per_split) {
     layer_view const& cache = queries.args->cache;
     std::size_t tiles = 0;
     for (run const where : all_runs) tiles += tiles_in(cache, where);
+    std::size_t const first = tiles_before_window(queries) / tiles_per_split * tiles_per_split;
     auto const kv_heads = static_cast<std::size_t>(shape.kv_heads);
     auto const heads = static_cast<std::size_t>(shape.q_heads) / kv_heads;
     for (std::size_t kv_head = 0; kv_head < kv_heads; ++kv_head) {
-      groups.push_back({splits.size(), (tiles + tiles_per_split - 1) / tiles_per_split});
-      for (std::size_t tile = 0; tile < tiles; tile += tiles_per_split) {
+      groups.push_back({splits.size(), (tiles - first + tiles_per_split - 1) / tiles_per_split});
+      for (std::size_t tile = first; tile < tiles; tile += tiles_per_split) {
         splits.push_back({queries, kv_head, tile, std::min(tiles_per_split, tiles - tile), partial_floats});
         partial_floats += queries.rows * heads * partial_size(shape);
       }

@@ -40,6 +40,7 @@ inline support supports_model(artifact_info const& info) {
   if (info.keys != key_space::pre_rope) return {"keys quantized after RoPE, expected keys before RoPE"};
   if (std::find(head_dims.begin(), head_dims.end(), info.shape.head_dim) == head_dims.end())
     return {text("head_dim ", info.shape.head_dim, ", expected 64, 80, 96, 128 or 256")};
+  if (!info.shape.local.layers.empty()) return {"layers with a window and RoPE of their own"};
   rope const rotation(info.shape.rope, info.shape.head_dim);
   if (rotation.pairing() == rope_pairing::half_split && rotation.rotary_dim() % 4 != 0)
     return {text("rotary_dim ", rotation.rotary_dim(), " in halves, expected a multiple of 4")};

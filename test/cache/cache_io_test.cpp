@@ -214,7 +214,7 @@ TEST_CASE("files of another kind or version are told from damaged ones", "[cache
     return refusal(cache, file).text;
   };
   CHECK_THAT(complaint_at(0, std::byte{'k'}), says("not a kvquant sequence"));
-  CHECK_THAT(complaint_at(8, std::byte{2}), says("version 2, expected 1"));
+  CHECK_THAT(complaint_at(8, std::byte{3}), says("version 3, expected 1 or 2"));
   CHECK_THAT(complaint_at(24, std::byte{0}) + complaint_at(24, std::byte{1}), says("damaged"));
   CHECK_THAT(complaint_at(40, std::byte{'?'}), says("damaged"));
 }

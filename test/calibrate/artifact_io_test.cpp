@@ -109,6 +109,9 @@ void check_equal(artifact_info const& a, artifact_info const& b) {
   CHECK(a.shape.kv_heads == b.shape.kv_heads);
   CHECK(a.shape.head_dim == b.shape.head_dim);
   check_equal(a.shape.rope, b.shape.rope);
+  CHECK(a.shape.local.layers == b.shape.local.layers);
+  CHECK(a.shape.local.window == b.shape.local.window);
+  check_equal(a.shape.local.rope, b.shape.local.rope);
   CHECK(a.outlier_fraction_k == b.outlier_fraction_k);
   CHECK(a.outlier_fraction_v == b.outlier_fraction_v);
   CHECK(a.sinks == b.sinks);
@@ -278,7 +281,7 @@ TEST_CASE("files of another kind, version, hash or spec are refused", "[calibrat
   };
   CHECK_THAT(complaint_with("kind", "kvquant-statistics"), says("not a kvquant-artifact file but kvquant-statistics"));
   CHECK_THAT(complaint_with("kind", {}), says("not a kvquant-artifact file"));
-  CHECK_THAT(complaint_with("version", "2"), says("version 2, expected 1"));
+  CHECK_THAT(complaint_with("version", "3"), says("version 3, expected 1 or 2"));
   CHECK_THAT(complaint_with("version", {}), says("no \"version\""));
   CHECK_THAT(complaint_with("hash", "0123456789abcdef"), says("damaged") && says("0123456789abcdef"));
   CHECK_THAT(complaint_with("hash", {}), says("no \"hash\""));
@@ -348,6 +351,36 @@ TEST_CASE("descriptions that do not fit are refused, whatever the hash says", "[
         "/layers/0/value/objective", "/layers/0/value/mass", "/layers/0/key/outlier_rate"})
     for (nlohmann::json const& wrong : {nlohmann::json(), nlohmann::json({{"a", 1}}), nlohmann::json({{"b"}})})
       with_field(pointer, wrong);
+}
+
+TEST_CASE("local layers are said in files of version 2 alone", "[calibrate]") {
+  auto plain = tiny(), local = tiny();
+  local.info.shape.local = {.layers = {0}, .window = 512, .rope = local.info.shape.rope};
+  local.info.shape.local.rope.theta = 1234;
+  temporary_folder const folder;
+  save(plain, folder / "plain.kvq");
+  save(local, folder / "local.kvq");
+  auto const of = [&](char const* name) { return safetensors_file::read(folder / name); };
+  CHECK(of("plain.kvq").metadata("version") == "1");
+  CHECK(of("plain.kvq").metadata("description").find("\"local\"") == std::string::npos);
+  CHECK(of("local.kvq").metadata("version") == "2");
+  check_equal(read_artifact_info(of("local.kvq")), local.info);
+  check_equal(read_artifact_info(of("plain.kvq")), plain.info);
+}
+
+TEST_CASE("local layers that cannot be are refused, whatever the hash says", "[calibrate]") {
+  auto const with_local = [](nlohmann::json const& layers, nlohmann::json const& window) {
+    return complaint_after([&](container_parts& parts) {
+      auto& shape = parts.description["info"]["shape"];
+      shape["local"] = {{"layers", layers}, {"window", window}, {"rope", shape["rope"]}};
+    });
+  };
+  CHECK_THAT(with_local({0.5}, 8), says("local layer 0.5"));
+  CHECK_THAT(with_local({-1}, 8), says("local layer -1"));
+  CHECK_THAT(with_local({std::int64_t{1} << 40}, 8), says("local layer 1099511627776"));
+  CHECK_THAT(with_local({1}, 8), says("local layer 1 after -1, expected rising numbers from 0 to 0"));
+  CHECK_THAT(with_local({0}, 0), says("the window of local layers is 0"));
+  CHECK_THAT(with_local({0}, 1.5), says("\"window\": 1.5"));
 }
 
 TEST_CASE("tensors of another shape, type or name are refused", "[calibrate]") {

@@ -1,6 +1,6 @@
 /// \file
 /// Version 1 of the artifact format, as one file has it. Whoever changes what this file reads or is written as changes
-/// the format: then `artifact_version` rises and a golden file of the new version comes beside this one.
+/// the format: then the version rises and a golden file of the new version comes beside this one.
 
 #include <catch2/catch.hpp>
 #include <cstdint>

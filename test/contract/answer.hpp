@@ -30,6 +30,15 @@ inline answer room_for_answer(problem const& of, std::size_t queries) {
   return {float_matrix(queries, of.query_channels()), float_matrix(queries, heads), float_matrix(queries, heads)};
 }
 
+inline answer last_rows(answer const& of, std::size_t rows) {
+  auto const last = [rows](float_matrix const& x) {
+    float_matrix out(rows, x.cols);
+    out.values.assign(x.values.end() - static_cast<std::ptrdiff_t>(out.values.size()), x.values.end());
+    return out;
+  };
+  return {last(of.out), last(of.score_max), last(of.score_sum)};
+}
+
 /// How attention is asked, beside the queries.
 struct manner {
   query_space space = query_space::pre_rope;
@@ -55,6 +64,7 @@ struct filled {
   sequence tokens;
 
   filled(problem const& it, subject& cache) : filled(it, cache, 0, it.tokens()) {}
+  filled(problem const& it, subject& cache, sequence of_it) : what(it), of(cache), tokens(std::move(of_it)) {}
   /// Tokens [first, first + count) of the problem.
   filled(problem const& it, subject& cache, std::size_t first, std::size_t count)
       : what(it), of(cache), tokens(cache.open()) {
@@ -77,17 +87,17 @@ struct filled {
   /// What the reference makes of the same cache, in double. Queries are before RoPE.
   reference::attention_result expected(view2d<float const> q, manner const& how = {}, int layer = 0) const {
     auto const held = of.read(tokens, layer);
-    return expected_over(held.k, held.v, q, how);
+    return expected_over(held.k, held.v, q, how, layer);
   }
   reference::attention_result expected_over(reference::matrix const& k, reference::matrix const& v,
-                                            view2d<float const> q, manner const& how = {}) const {
+                                            view2d<float const> q, manner const& how = {}, int layer = 0) const {
     std::vector<std::int64_t> positions(static_cast<std::size_t>(k.rows()));
     std::iota(positions.begin(), positions.end(), std::int64_t{0});
     double const scale =
         how.softmax_scale != 0 ? double{how.softmax_scale} : 1 / std::sqrt(double(what.model.shape.head_dim));
     return reference::attention(reference::to_matrix(q), k, v, what.model.shape, scale,
                                 std::span(positions).last(q.rows), positions,
-                                {static_cast<std::int64_t>(how.window), what.model.sinks});
+                                {static_cast<std::int64_t>(how.window), what.model.sinks}, layer);
   }
 };
 

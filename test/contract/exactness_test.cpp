@@ -22,16 +22,6 @@ problem some_problem(std::size_t tokens = 300) {
   return make_problem({.shape = make_shape(2, 3, 64, {.rotary_dim = 32}, 2), .sinks = 3}, tokens);
 }
 
-/// The last rows of an answer.
-answer last_rows(answer const& of, std::size_t rows) {
-  auto const last = [rows](float_matrix const& x) {
-    float_matrix out(rows, x.cols);
-    out.values.assign(x.values.end() - static_cast<std::ptrdiff_t>(out.values.size()), x.values.end());
-    return out;
-  };
-  return {last(of.out), last(of.score_max), last(of.score_sum)};
-}
-
 /// Sequences of `lengths` tokens with queries for their last ones, asked in one call and each alone.
 void check_batch(candidate const& with, problem const& what, std::vector<std::size_t> const& lengths,
                  std::size_t most_queries) {

@@ -28,8 +28,9 @@ struct example {
   attention_shape shape;
   float_matrix q, k, v, k_exact, v_exact;
 
-  example(std::size_t tokens, std::size_t q_heads, std::size_t kv_heads, std::size_t head_dim, float spread = 1)
-      : shape{q_heads, kv_heads, head_dim, 1 / std::sqrt(static_cast<float>(head_dim))},
+  example(std::size_t tokens, std::size_t q_heads, std::size_t kv_heads, std::size_t head_dim, float spread = 1,
+          std::size_t seen = 0)
+      : shape{q_heads, kv_heads, head_dim, 1 / std::sqrt(static_cast<float>(head_dim)), seen},
         q(random_normal(tokens, q_heads * head_dim, 1, spread)),
         k(random_normal(tokens, kv_heads * head_dim, 2, spread)),
         v(random_normal(tokens, kv_heads * head_dim, 3)),
@@ -43,8 +44,10 @@ struct example {
 /// The softmax of one query's scores. `key(j)` is row j of the keys that this query reads.
 template <class Key>
 Eigen::VectorXd probabilities(example const& it, Eigen::RowVectorXd const& query, Eigen::Index t, Key&& key) {
-  Eigen::VectorXd p(t + 1);
-  for (Eigen::Index j = 0; j <= t; ++j) p(j) = static_cast<double>(it.shape.softmax_scale) * query.dot(key(j));
+  Eigen::VectorXd p = Eigen::VectorXd::Constant(t + 1, -std::numeric_limits<double>::infinity());
+  auto const seen = static_cast<Eigen::Index>(it.shape.window);
+  for (Eigen::Index j = seen == 0 ? 0 : std::max<Eigen::Index>(0, t + 1 - seen); j <= t; ++j)
+    p(j) = static_cast<double>(it.shape.softmax_scale) * query.dot(key(j));
   p = (p.array() - p.maxCoeff()).exp();
   return p / p.sum();
 }
@@ -110,6 +113,21 @@ TEST_CASE("later keys and values, whatever they are, are not read") {
   for (std::size_t t = 0; t <= last; ++t) CHECK(std::ranges::equal(before.view().row(t), after.view().row(t)));
 }
 
+/// Windows around a block of queries.
+constexpr std::size_t seen_tokens[] = {1, 2, 40, 127, 128, 129, 200, 1000};
+
+TEST_CASE("a query sees the latest keys within its window alone") {
+  std::size_t const tokens = GENERATE(as<std::size_t>(), 1, 100, 129, 300);
+  inline_executor executor;
+  for (std::size_t const seen : seen_tokens) {
+    example const it(tokens, 6, 2, 12, 1, seen);
+    float_matrix out(tokens, 72, unset);
+    attend(it.shape, it.input(), out.view(), executor);
+    INFO(tokens << " tokens, window " << seen);
+    CHECK(distance(out, naive_attention(it)) < 5e-6);
+  }
+}
+
 struct named_window {
   char const* name;
   exact_window window;
@@ -138,7 +156,7 @@ std::vector<named_window> windows() {
 
 TEST_CASE("a window reads the recent keys and values as they were") {
   std::size_t const tokens = GENERATE(as<std::size_t>(), 1, 2, 127, 128, 129, 300);
-  example const it(tokens, 6, 2, 8);
+  example const it(tokens, 6, 2, 8, 1, GENERATE(as<std::size_t>(), 0, 30, 150));
   inline_executor executor;
   for (auto const& [name, window] : windows()) {
     float_matrix out(tokens, 48, unset);
@@ -181,7 +199,7 @@ gradients naive_gradients(example const& it, real_matrix const& d_out) {
 TEST_CASE("the gradients of attention agree with double precision") {
   std::size_t const tokens = GENERATE(as<std::size_t>(), 1, 2, 63, 127, 128, 129, 300);
   auto const [q_heads, kv_heads, dim] = GENERATE(heads{1, 1, 2}, heads{3, 3, 8}, heads{6, 2, 12}, heads{4, 1, 33});
-  example const it(tokens, q_heads, kv_heads, dim);
+  example const it(tokens, q_heads, kv_heads, dim, 1, GENERATE(as<std::size_t>(), 0, 1, 40, 128, 200));
   inline_executor executor;
   auto const d_out = random_normal(tokens, q_heads * dim, 6);
   float_matrix dq(tokens, q_heads * dim, unset), dk(tokens, kv_heads * dim, unset), dv(tokens, kv_heads * dim, unset);

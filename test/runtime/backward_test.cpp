@@ -86,7 +86,7 @@ real_matrix random_direction(Eigen::Index rows, Eigen::Index cols, unsigned seed
 }
 
 TEST_CASE("every element of the gradients is the derivative of the reference's loss") {
-  tiny_model shape{.architecture = GENERATE("llama", "qwen2"), .seed = 21};
+  tiny_model shape{.architecture = GENERATE("llama", "qwen2", "gemma3"), .seed = 21};
   shape.q_heads = 3;
   shape.kv_heads = GENERATE(1, 3);
   shape.head_dim = 8;
@@ -110,7 +110,7 @@ TEST_CASE("every element of the gradients is the derivative of the reference's l
 }
 
 TEST_CASE("gradients are the slopes of the reference's loss, across the blocks of attention and of predictions") {
-  tiny_model const shape{.architecture = GENERATE("llama", "qwen2"), .seed = 22};
+  tiny_model const shape{.architecture = GENERATE("llama", "qwen2", "gemma3"), .seed = 22};
   model_pair const it(shape);
   auto const ids = random_ids(GENERATE(as<std::size_t>(), 3, 128, 129, 130, 270), tiny_model::vocabulary, 22);
   auto const found = run(it.model, ids);
@@ -173,7 +173,7 @@ double float_slope(model const& m, std::span<token_id const> ids, side const& wh
 }
 
 TEST_CASE("gradients are the slopes of the runtime's own loss") {
-  tiny_model const shape{.architecture = GENERATE("llama", "qwen2"), .seed = 24};
+  tiny_model const shape{.architecture = GENERATE("llama", "qwen2", "gemma3"), .seed = 24};
   auto writer = shape.writer();
   SECTION("plain") {}
   SECTION("with YaRN, whose attention factor lengthens rotated keys") {
@@ -199,7 +199,7 @@ TEST_CASE("gradients are the slopes of the runtime's own loss") {
 }
 
 TEST_CASE("keys and values come with the gradients as the hooks of a forward pass see them") {
-  model_pair const it({.architecture = GENERATE("llama", "qwen2"), .layers = 3, .rotary_dim = 8, .seed = 25});
+  model_pair const it({.architecture = GENERATE("llama", "qwen2", "gemma3"), .layers = 3, .rotary_dim = 8, .seed = 25});
   auto const ids = random_ids(130, tiny_model::vocabulary, 25);
   auto const found = run(it.model, ids);
   std::vector<layer_record> expected(3);

@@ -47,12 +47,12 @@ void check_forward(tiny_model const& shape, std::size_t tokens) {
 }
 
 TEST_CASE("hidden states and scores are the reference's at any length") {
-  check_forward({.architecture = GENERATE("llama", "qwen2"), .seed = 2},
+  check_forward({.architecture = GENERATE("llama", "qwen2", "gemma3"), .seed = 2},
                 GENERATE(as<std::size_t>(), 1, 2, 16, 17, 127, 128, 129, 300));
 }
 
 TEST_CASE("hidden states are the reference's for every grouping of heads") {
-  tiny_model shape{.architecture = GENERATE("llama", "qwen2"), .seed = 3};
+  tiny_model shape{.architecture = GENERATE("llama", "qwen2", "gemma3"), .seed = 3};
   SECTION("one KV head for each") { shape.q_heads = shape.kv_heads = 4; }
   SECTION("three to one") {
     shape.q_heads = 6;
@@ -75,7 +75,7 @@ TEST_CASE("hidden states are the reference's for every grouping of heads") {
 }
 
 TEST_CASE("hidden states are the reference's for every rotary embedding") {
-  tiny_model shape{.architecture = GENERATE("llama", "qwen2"), .seed = 4};
+  tiny_model shape{.architecture = GENERATE("llama", "qwen2", "gemma3"), .seed = 4};
   SECTION("a quarter of the channels") { shape.rotary_dim = 4; }
   SECTION("all but two channels") { shape.rotary_dim = 14; }
   SECTION("linear scaling") { shape.rope_linear_factor = 4; }
@@ -90,7 +90,7 @@ TEST_CASE("hidden states are the reference's for every rotary embedding") {
 }
 
 TEST_CASE("hidden states and scores are the reference's with tied embeddings") {
-  check_forward({.architecture = GENERATE("llama", "qwen2"), .tied_embeddings = true, .seed = 5}, 40);
+  check_forward({.architecture = GENERATE("llama", "qwen2", "gemma3"), .tied_embeddings = true, .seed = 5}, 40);
 }
 
 TEST_CASE("hidden states are the reference's for weights of every type") {
@@ -124,7 +124,7 @@ TEST_CASE("biases that are not there are biases of zero") {
 enum class place { queries, keys, rotated_keys, values };
 
 TEST_CASE("hooks see what the reference has there, layer by layer in the stated order") {
-  tiny_model const shape{.architecture = GENERATE("llama", "qwen2"), .layers = 3, .rotary_dim = 8, .seed = 8};
+  tiny_model const shape{.architecture = GENERATE("llama", "qwen2", "gemma3"), .layers = 3, .rotary_dim = 8, .seed = 8};
   model_pair const it(shape);
   auto const ids = random_ids(GENERATE(as<std::size_t>(), 1, 130), tiny_model::vocabulary, 8);
 
@@ -178,7 +178,7 @@ reference_hooks::change disturb_reference() {
 }
 
 TEST_CASE("attention reads what hooks wrote") {
-  model_pair const it({.architecture = GENERATE("llama", "qwen2"), .rotary_dim = 12, .seed = 9});
+  model_pair const it({.architecture = GENERATE("llama", "qwen2", "gemma3"), .rotary_dim = 12, .seed = 9});
   auto const ids = random_ids(135, tiny_model::vocabulary, 9);
   function_hook hook;
   reference_hooks expected;
@@ -208,7 +208,7 @@ TEST_CASE("attention reads what hooks wrote") {
 }
 
 TEST_CASE("within a window attention reads keys and values as they were before the hooks") {
-  model_pair const it({.architecture = GENERATE("llama", "qwen2"), .seed = 10});
+  model_pair const it({.architecture = GENERATE("llama", "qwen2", "gemma3"), .seed = 10});
   auto const ids = random_ids(GENERATE(as<std::size_t>(), 1, 5, 129, 300), tiny_model::vocabulary, 10);
   auto const last = [](int count) { return [count](int t) { return std::max(0, t + 1 - count); }; };
   auto const steps = [](int step) { return [step](int t) { return (t + 1) / step * step; }; };

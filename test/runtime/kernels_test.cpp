@@ -224,6 +224,43 @@ TEST_CASE("SiLU of gates beyond the range of the exponential is the gate or noth
   }
 }
 
+TEST_CASE("GELU in its tanh form and its derivative") {
+  auto const gelu = [](double x) {
+    return 0.5 * x * (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
+  };
+  for (std::size_t const n : sizes()) {
+    auto const gate = random_floats(n, 21, 3), up = random_floats(n, 22), dy = random_floats(n, 23);
+    std::vector<double> out, d_gate, d_up;
+    for (std::size_t i = 0; i < n; ++i) {
+      double const g = gate[i], step = 1e-5;
+      out.push_back(gelu(g) * up[i]);
+      d_gate.push_back(dy[i] * up[i] * (gelu(g + step) - gelu(g - step)) / (2 * step));
+      d_up.push_back(dy[i] * gelu(g));
+    }
+    floats found(n), found_gate = gate, found_up = up;
+    kernels::gelu_multiply(gate, up, found);
+    kernels::gelu_multiply_backward(found_gate, found_up, dy);
+    INFO("n = " << n);
+    CHECK(distance(found, out) < 3e-6);
+    CHECK(distance(found_gate, d_gate) < 3e-6);
+    CHECK(distance(found_up, d_up) < 3e-6);
+  }
+}
+
+TEST_CASE("GELU of large gates is the gate or nothing") {
+  for (float const size : {20.0f, 90.0f, 1000.0f, 1e6f}) {
+    INFO("gate " << size);
+    floats const up(19, 1.0f), dy(19, 1.0f);
+    for (float const sign : {1.0f, -1.0f}) {
+      floats gate(19, sign * size), out(19), d_up = up;
+      kernels::gelu_multiply(gate, up, out);
+      kernels::gelu_multiply_backward(gate, d_up, dy);
+      CHECK(out == floats(19, sign > 0 ? size : -0.0f));
+      CHECK(gate == floats(19, sign > 0 ? 1.0f : 0.0f));
+    }
+  }
+}
+
 TEST_CASE("the logarithm of the sum of exponentials is accurate to 1e-6") {
   float const scale = GENERATE(0.01f, 1.0f, 10.0f, 100.0f);
   auto all = sizes();

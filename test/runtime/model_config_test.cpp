@@ -66,7 +66,10 @@ TEST_CASE("the metadata's numbers") {
   CHECK(config.feed_forward == 160);
   CHECK(config.vocabulary == 256);
   CHECK(config.context == 512);
-  CHECK(config.sliding_window == 99);
+  CHECK(config.local.window == 99);
+  CHECK(config.local.layers == std::vector{0, 1, 2});
+  CHECK(config.local.rope.theta == 12345);
+  CHECK(config.local.rope.factor == 2.5);
   CHECK(config.rms_epsilon == 1e-5f);
   CHECK_FALSE(config.tied_embeddings);
   CHECK(config.rope.enabled);
@@ -96,8 +99,48 @@ TEST_CASE("what stands for metadata that is not there") {
   CHECK(config.rope.scaling == rope_scaling::none);
   CHECK(config.rope.frequency_factors.empty());
   CHECK(config.rms_epsilon == 1e-5f);
-  CHECK(config.sliding_window == 0);
+  CHECK(config.local.layers.empty());
+  CHECK(config.softmax_scale == 0);
+  CHECK(config.embedding_scale == 1);
+  CHECK(config.gate == activation::silu);
+  CHECK_FALSE(config.qk_norm);
+  CHECK_FALSE(config.post_norms);
   CHECK(config.tied_embeddings);
+}
+
+TEST_CASE("what gemma3 stands for, with windows in five layers of six") {
+  changed it({.architecture = "gemma3", .layers = 14, .rope_theta = 1e6, .rope_linear_factor = 8});
+  it.without("gemma3.attention.sliding_window_pattern").without("gemma3.rope.freq_base_swa");
+  auto const config = read(it.writer);
+  CHECK(config.gate == activation::gelu);
+  CHECK(config.qk_norm);
+  CHECK(config.post_norms);
+  CHECK(config.embedding_scale == 8);
+  CHECK(config.softmax_scale == 0);
+  CHECK(config.rope.pairing == rope_pairing::half_split);
+  CHECK(config.rope.theta == 1e6);
+  CHECK(config.rope.scaling == rope_scaling::linear);
+  CHECK(config.local.window == 40);
+  CHECK(config.local.layers == std::vector{0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 12, 13});
+  CHECK(config.local.rope.theta == 10000);
+  CHECK(config.local.rope.scaling == rope_scaling::none);
+  CHECK(config.local.rope.pairing == rope_pairing::half_split);
+  auto const shape = shape_of(config);
+  CHECK(shape.window_of(4) == 40);
+  CHECK(shape.window_of(5) == 0);
+  CHECK(shape.rope_of(5).theta == 1e6);
+}
+
+TEST_CASE("gemma3 of 62 layers divides scores by the root of hidden / q_heads") {
+  auto const config = read(changed({.architecture = "gemma3", .layers = 62, .hidden = 96}).writer);
+  CHECK(config.softmax_scale == 0.25f);
+}
+
+TEST_CASE("a pattern that leaves no layer a window") {
+  auto const config =
+      read(changed({.architecture = "gemma3"}).with("gemma3.attention.sliding_window_pattern", 1u).writer);
+  CHECK(config.local.layers.empty());
+  CHECK(config.local.window == 0);
 }
 
 TEST_CASE("metadata that must be there is named") {
@@ -117,7 +160,7 @@ TEST_CASE("metadata that must be there is named") {
 TEST_CASE("an unknown architecture is named") {
   auto const t = read_error(changed().with("general.architecture", "mamba").writer);
   CHECK(t.code == errc::unsupported);
-  CHECK_THAT(t.text, says("tiny.gguf") && says("\"mamba\"") && says("expected llama or qwen2"));
+  CHECK_THAT(t.text, says("tiny.gguf") && says("\"mamba\"") && says("expected one of llama, qwen2, gemma3"));
 }
 
 TEST_CASE("a mixture of experts is refused, none of them is not") {

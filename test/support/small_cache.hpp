@@ -150,7 +150,7 @@ std::vector<layer_contents> contents_of(Cache const& cache, sequence const& of) 
     for (auto const& rows : {view.sink_k, view.sink_v, view.tail_k, view.tail_v})
       for (std::size_t row = 0; row < rows.rows; ++row)
         for (half const x : rows.row(row)) it.exact.push_back(x.bits);
-    for (std::size_t index = 0; index < view.pages.size(); ++index)
+    for (std::size_t index = view.gone; index < view.gone + view.pages.size(); ++index)
       for (std::size_t head = 0; head < cache.kv_heads(); ++head) {
         auto const raw = view.page(index, head, cache.kv_heads());
         it.pages.insert(it.pages.end(), raw.begin(), raw.end());

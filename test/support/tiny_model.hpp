@@ -19,20 +19,27 @@ namespace kvquant::test {
 /// The defaults: grouped queries (three a KV head) and heads that are not hidden / q_heads wide. Every number of
 /// columns is a multiple of 32, so that all types with such blocks fit.
 struct tiny_model {
-  std::string architecture = "llama";  ///< or "qwen2", which has biases on Q, K and V
+  /// Or "qwen2", which has biases on Q, K and V; or "gemma3", which has more norms, GELU, embeddings that are scaled,
+  /// and a window and another RoPE in every layer but each second.
+  std::string architecture = "llama";
   int layers = 2, hidden = 64, q_heads = 6, kv_heads = 2, head_dim = 16, feed_forward = 96;
   int rotary_dim = 16;
   double rope_theta = 1000, rope_linear_factor = 1;
   bool rope_factors = false;  ///< a rope_freqs.weight tensor
   bool tied_embeddings = false;
   bool add_bos = false;
+  int window = 40;                                        ///< of gemma3
   runtime::tensor_type type = runtime::tensor_type::f32;  ///< of the matrices; norms and biases are F32
   unsigned seed = 1;
 
   /// Byte-level BPE without merges: token b is byte b.
   static constexpr int vocabulary = 256;
 
+  static constexpr double local_theta = 50;
+
   bool has_biases() const { return architecture == "qwen2"; }
+  bool is_gemma() const { return architecture == "gemma3"; }
+  bool is_local(int layer) const { return is_gemma() && layer % 2 == 0; }
 
   /// What a test may still change before it takes the bytes.
   gguf_writer writer() const {
@@ -69,6 +76,11 @@ struct tiny_model {
       out.set(prefix + "rope.scaling.type", "linear");
       out.set(prefix + "rope.scaling.factor", static_cast<float>(rope_linear_factor));
     }
+    if (is_gemma()) {
+      set_count("attention.sliding_window", window);
+      set_count("attention.sliding_window_pattern", 2);
+      out.set(prefix + "rope.freq_base_swa", static_cast<float>(local_theta));
+    }
     out.set("tokenizer.ggml.add_bos_token", add_bos);
   }
 
@@ -84,6 +96,12 @@ struct tiny_model {
       add_vector(out, prefix + "attn_q.bias", q_channels, random, 0);
       add_vector(out, prefix + "attn_k.bias", kv_channels, random, 0);
       add_vector(out, prefix + "attn_v.bias", kv_channels, random, 0);
+    }
+    if (is_gemma()) {
+      add_vector(out, prefix + "attn_q_norm.weight", head_dim, random, 2);
+      add_vector(out, prefix + "attn_k_norm.weight", head_dim, random, 2);
+      add_vector(out, prefix + "post_attention_norm.weight", hidden, random, 1);
+      add_vector(out, prefix + "post_ffw_norm.weight", hidden, random, 1);
     }
     add_vector(out, prefix + "ffn_norm.weight", hidden, random, 1);
     add_matrix(out, prefix + "ffn_gate.weight", hidden, feed_forward, random, 2);

@@ -100,9 +100,9 @@ class Inspect(ToolCase):
 
     def test_a_broken_sequence(self) -> None:
         whole = (SEQUENCES / "page.kvs").read_bytes()
-        version, description = whole[:8] + b"\2" + whole[9:], whole.replace(b'"layers":1', b'"layers":2')
+        version, description = whole[:8] + b"\3" + whole[9:], whole.replace(b'"layers":1', b'"layers":2')
         for said, content in (("8 bytes, too short", whole[:8]), ("its start promises", whole[:-1]),
-                              ("its start promises", whole[:40]), ("version 2, expected 1", version),
+                              ("its start promises", whole[:40]), ("version 3, expected 1 or 2", version),
                               ("checksum", description), ("checksum", whole[:-1] + b"\1")):
             path = self.folder / "broken.kvs"
             path.write_bytes(content)

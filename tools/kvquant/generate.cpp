@@ -177,7 +177,7 @@ std::unique_ptr<engine> make_cache(generate_options const& options, model_file c
   if (options.artifact.empty())
     return runtime::make_exact_cache(opened.config, opened.file.hash(), tokens, options.backend);
   return runtime::make_cache(options.artifact, options.backend, opened.config, opened.file.hash(),
-                             {.max_tokens = tokens, .recent_pages = options.recent_pages});
+                             {.max_tokens = tokens, .recent_pages = options.recent_pages, .max_sequences = 1});
 }
 
 /// Bytes of the same tokens in binary16.

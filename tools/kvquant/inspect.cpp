@@ -95,6 +95,9 @@ void add_origin(table& rows, provenance const& origin, model_shape const& shape)
        {"text hash", origin.text_hash},
        {"calibrated on", fmt::format("{} windows x {} tokens, seed {}", origin.samples, origin.context, origin.seed)},
        {"written by", "kvquant " + origin.library_version}});
+  if (!shape.local.layers.empty())
+    rows.push_back(
+        {"local layers", fmt::format("{}, with a window of {} tokens", shape.local.layers.size(), shape.local.window)});
 }
 
 /// Mean squared error of normalised values by the fit's weights, in dB.

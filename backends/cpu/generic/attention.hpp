@@ -30,8 +30,7 @@ class attention {
       : shape_(checked(it).shape),
         geometry_(geometry_for<S>(it.info)),
         rotation_(shape_.rope, shape_.head_dim),
-        page_angles_(rotation_.angle_table<float>(0, page_tokens)),
-        page_step_(rotation_.angle_table<double>(page_tokens, 1)) {
+        local_rotation_(shape_.local.layers.empty() ? shape_.rope : shape_.local.rope, shape_.head_dim) {
     for (int layer = 0; layer < shape_.layers; ++layer) readers_.emplace_back(it, layer, geometry_);
   }
 
@@ -48,13 +47,30 @@ class attention {
       for (std::size_t row = 0; row < args.q.rows; row += policy.rows_per_block) {
         work->tasks.add_block({&args, row, std::min(policy.rows_per_block, args.q.rows - row)}, shape_,
                               policy.tiles_per_split);
-        if (work->tasks.fills_wave()) run_wave(readers_[static_cast<std::size_t>(layer)], *work, executor);
+        if (work->tasks.fills_wave()) run_wave(layer, *work, executor);
       }
     }
-    run_wave(readers_[static_cast<std::size_t>(layer)], *work, executor);
+    run_wave(layer, *work, executor);
   }
 
  private:
+  /// Keys turn by their place in the tile, queries from tile to tile.
+  struct rotation_tables {
+    rope rotation;
+    rope_angle_table<float> page;   // positions 0 to page_tokens − 1
+    rope_angle_table<double> step;  // position page_tokens
+
+    rotation_tables(rope_config const& config, int head_dim)
+        : rotation(config, head_dim),
+          page(rotation.angle_table<float>(0, page_tokens)),
+          step(rotation.angle_table<double>(page_tokens, 1)) {}
+    std::size_t pairs() const { return step.pairs(); }
+  };
+  /// What is read of one layer.
+  struct layer_source {
+    tile_reader<S> const& reader;
+    rotation_tables const& turns;
+  };
   struct worker {
     typename tile_reader<S>::buffer tile;
     std::vector<double> cos, sin;  // [rows, pairs] of the query's position relative to the tile's base
@@ -73,41 +89,42 @@ class attention {
 
   std::size_t head_dim() const { return geometry_.head_dim; }
   std::size_t group() const { return static_cast<std::size_t>(shape_.q_heads / shape_.kv_heads); }
-  std::size_t pairs() const { return page_step_.pairs(); }
   std::size_t partial_size() const { return plan::partial_size(shape_); }
 
-  void run_wave(tile_reader<S> const& reader, workspace& work, executor_ref executor) const {
+  void run_wave(int layer, workspace& work, executor_ref executor) const {
+    layer_source const from{readers_[static_cast<std::size_t>(layer)],
+                            shape_.is_local(layer) ? local_rotation_ : rotation_};
     work.tasks.run_wave(shape_, executor, [&](std::size_t task, int index, float* partials) {
-      attend_split(reader, work.tasks.splits[task], partials, work.workers[static_cast<std::size_t>(index)]);
+      attend_split(from, work.tasks.splits[task], partials, work.workers[static_cast<std::size_t>(index)]);
     });
   }
 
   /// `partials`: m, l, o [head_dim] of every (row, head of the group).
-  void attend_split(tile_reader<S> const& reader, split const& it, float* partials, worker& mine) const {
+  void attend_split(layer_source const& from, split const& it, float* partials, worker& mine) const {
     std::size_t const rows = it.queries.rows;
     for (std::size_t i = 0; i < rows * group(); ++i) {
       partials[i * partial_size()] = -std::numeric_limits<float>::infinity();
       std::fill_n(partials + i * partial_size() + 1, partial_size() - 1, 0.0f);
     }
-    reader.prepare(mine.tile);
+    from.reader.prepare(mine.tile);
     it.for_each_run([&](run where, std::size_t first, std::size_t last) {
-      start_angles(it.queries, place_of(it.queries.args->cache, where, first).base, mine);
+      start_angles(from.turns, it.queries, place_of(it.queries.args->cache, where, first).base, mine);
       for (std::size_t tile = first; tile < last; ++tile) {
-        if (tile > first) step_angles(rows, mine);
-        attend_tile(reader, it, where, tile, partials, mine);
+        if (tile > first) step_angles(from.turns, rows, mine);
+        attend_tile(from, it, where, tile, partials, mine);
       }
     });
   }
 
-  void attend_tile(tile_reader<S> const& reader, split const& it, run where, std::size_t tile, float* partials,
+  void attend_tile(layer_source const& from, split const& it, run where, std::size_t tile, float* partials,
                    worker& mine) const {
     std::size_t const d = head_dim();
     tile_place const place = place_of(it.queries.args->cache, where, tile);
     if (!any_visible(it.queries, where, place)) return;
-    reader.read(it.queries.args->cache, where, tile, it.kv_head, mine.tile);
+    from.reader.read(it.queries.args->cache, where, tile, it.kv_head, mine.tile);
     auto const k = mine.tile.keys(place.tokens, d), v = mine.tile.values(place.tokens, d);
-    rotate_keys(k, rotation_, page_angles_);
-    rotate_queries(it, mine);
+    rotate_keys(k, from.turns.rotation, from.turns.page);
+    rotate_queries(from.turns.pairs(), it, mine);
     for (std::size_t row = 0; row < it.queries.rows; ++row) {
       auto const seen = visible_in(it.queries, row, where, place);
       if (seen.empty()) continue;
@@ -120,42 +137,44 @@ class attention {
   }
 
   /// Angles of every row relative to a base: exact.
-  void start_angles(query_block const& queries, std::size_t base, worker& mine) const {
+  static void start_angles(rotation_tables const& turns, query_block const& queries, std::size_t base, worker& mine) {
     attend_args const& args = *queries.args;
-    mine.cos.resize(std::max(mine.cos.size(), queries.rows * pairs()));
+    std::size_t const pairs = turns.pairs();
+    mine.cos.resize(std::max(mine.cos.size(), queries.rows * pairs));
     mine.sin.resize(mine.cos.size());
-    if (pairs() == 0) return;
+    if (pairs == 0) return;
     bool const rotated = args.space == query_space::post_rope;
-    double const factor = rotated ? rotation_.attention_factor() : 1;
+    double const factor = rotated ? turns.rotation.attention_factor() : 1;
     for (std::size_t row = 0; row < queries.rows; ++row) {
       std::size_t const position = rotated ? 0 : queries.position(row);
-      auto const cos = std::span(mine.cos).subspan(row * pairs(), pairs());
-      auto const sin = std::span(mine.sin).subspan(row * pairs(), pairs());
-      rotation_.angles_at(static_cast<std::int64_t>(position) - static_cast<std::int64_t>(base), cos, sin);
-      for (std::size_t pair = 0; rotated && pair < pairs(); ++pair) {
+      auto const cos = std::span(mine.cos).subspan(row * pairs, pairs);
+      auto const sin = std::span(mine.sin).subspan(row * pairs, pairs);
+      turns.rotation.angles_at(static_cast<std::int64_t>(position) - static_cast<std::int64_t>(base), cos, sin);
+      for (std::size_t pair = 0; rotated && pair < pairs; ++pair) {
         cos[pair] /= factor;  // the query has it already
         sin[pair] /= factor;
       }
     }
   }
   /// On to the next tile, whose base is a page further: an error of 2^-53 a step.
-  void step_angles(std::size_t rows, worker& mine) const {
-    double const factor = rotation_.attention_factor();
-    auto const [step_cos, step_sin] = page_step_[0];
+  static void step_angles(rotation_tables const& turns, std::size_t rows, worker& mine) {
+    double const factor = turns.rotation.attention_factor();
+    auto const [step_cos, step_sin] = turns.step[0];
+    std::size_t const pairs = turns.pairs();
     for (std::size_t row = 0; row < rows; ++row)
-      for (std::size_t pair = 0; pair < pairs(); ++pair) {
-        double& cos = mine.cos[row * pairs() + pair];
-        double& sin = mine.sin[row * pairs() + pair];
+      for (std::size_t pair = 0; pair < pairs; ++pair) {
+        double& cos = mine.cos[row * pairs + pair];
+        double& sin = mine.sin[row * pairs + pair];
         double const c = step_cos[pair] / factor, s = step_sin[pair] / factor, old = cos;
         cos = old * c + sin * s;
         sin = sin * c - old * s;
       }
   }
 
-  /// The queries of the split's heads, turned to the tile's base and multiplied by the softmax scale.
-  void rotate_queries(split const& it, worker& mine) const {
+  /// The queries of the split's heads, their first `n` pairs turned to the tile's base, times the softmax scale.
+  void rotate_queries(std::size_t n, split const& it, worker& mine) const {
     attend_args const& args = *it.queries.args;
-    std::size_t const d = head_dim(), n = pairs();
+    std::size_t const d = head_dim();
     float const scale = args.scale(d);
     mine.q.resize(std::max(mine.q.size(), it.queries.rows * group() * d));
     bool const half_split = shape_.rope.pairing == rope_pairing::half_split;
@@ -206,9 +225,7 @@ class attention {
 
   model_shape shape_;
   page_geometry geometry_;
-  rope rotation_;
-  rope_angle_table<float> page_angles_;  // positions 0 to page_tokens − 1
-  rope_angle_table<double> page_step_;   // position page_tokens
+  rotation_tables rotation_, local_rotation_;
   std::vector<tile_reader<S>> readers_;  // [layers]
   mutable scratch_pool<workspace> workspaces_;
 };

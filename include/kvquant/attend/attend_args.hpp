@@ -2,6 +2,7 @@
 /// \file
 /// What attention is asked: queries of one layer of one sequence.
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -26,16 +27,25 @@ struct attend_args {
   view2d<float> score_max{};  ///< m, [queries, q_heads], or empty: not wanted
   view2d<float> score_sum{};  ///< l = Σ exp(score − m), [queries, q_heads], or empty
   query_space space = query_space::pre_rope;
-  std::size_t window = 0;   ///< a query sees this many latest tokens, itself included, and the sinks; 0: all
+  std::size_t window = 0;   ///< a query sees this many latest tokens, itself included, and the sinks; 0: all. Within
+                            ///< the layer's own window, which leaves out the sinks as well
   float softmax_scale = 0;  ///< of q · k; 0: 1 / sqrt(head_dim)
 
   std::size_t position(std::size_t row) const { return cache.tokens() - q.rows + row; }
-  /// The first token behind the sinks that a query at `position` sees.
-  std::size_t first_visible(std::size_t position) const {
-    return window == 0 || position + 1 <= window ? 0 : position + 1 - window;
+  /// Tokens behind the sinks that a query sees, the latest ones, its own included; 0: all.
+  std::size_t reach() const {
+    return window == 0 ? cache.window : cache.window == 0 ? window : std::min(window, cache.window);
   }
+  /// The first token behind the sinks that a query at `position` sees, and the first sink.
+  std::size_t first_visible(std::size_t position) const { return first_within(reach(), position); }
+  std::size_t first_visible_sink(std::size_t position) const { return first_within(cache.window, position); }
   float scale(std::size_t head_dim) const {
     return softmax_scale != 0 ? softmax_scale : 1.0f / std::sqrt(static_cast<float>(head_dim));
+  }
+
+ private:
+  static std::size_t first_within(std::size_t window, std::size_t position) {
+    return window == 0 || position + 1 <= window ? 0 : position + 1 - window;
   }
 };
 
@@ -54,7 +64,8 @@ inline void validate_queries(view2d<float const> q, view2d<float> out, float sof
                                           ", expected a finite value of at most 65504")};
 }
 
-/// `validate_queries`, and `bad_value` for more queries than the sequence has tokens.
+/// `validate_queries`, and `bad_value` for more queries than the sequence has tokens, or for one that sees tokens whose
+/// pages were given back.
 inline void validate(attend_args const& args, model_shape const& shape) {
   validate_queries(args.q, args.out, args.softmax_scale, shape);
   auto const heads = static_cast<std::size_t>(shape.q_heads);
@@ -63,6 +74,10 @@ inline void validate(attend_args const& args, model_shape const& shape) {
             it.rows, " x ", it.cols, ", expected ", args.q.rows, " x ", heads, " or none");
   require(args.q.rows <= args.cache.tokens(), errc::bad_value, "attend: ", args.q.rows, " queries for a sequence of ",
           args.cache.tokens(), " tokens, expected at most as many");
+  if (args.cache.gone == 0 || args.q.rows == 0) return;
+  std::size_t const kept = args.cache.first_kept(), seen = args.first_visible(args.position(0));
+  require(seen >= kept, errc::bad_value, "attend: the first of ", args.q.rows, " queries sees tokens from ", seen,
+          ", those before ", kept, " lay behind the layer's window and were given back");
 }
 
 }  // namespace kvquant

@@ -15,6 +15,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <new>
 #include <nlohmann/json.hpp>
@@ -41,6 +42,8 @@ struct sequence_info {
   std::size_t sinks = 0;        ///< exact tokens at the start
   std::size_t tail_tokens = 0;  ///< exact tokens at the end
   std::size_t tokens = 0, sealed = 0;
+  std::vector<int> local{};    ///< layers that lack their first pages, which lay behind their window; rising
+  std::size_t gone_pages = 0;  ///< how many; 0: no layer lacks any
   page_geometry geometry;
 
   std::size_t kv_channels() const { return static_cast<std::size_t>(kv_heads) * static_cast<std::size_t>(head_dim); }
@@ -65,11 +68,13 @@ inline void to_json(nlohmann::json& out, sequence_info const& it) {
          {"v_slots", it.geometry.v_slots}};
   if (it.geometry.k_token_bits > 0) out["k_token_bits"] = it.geometry.k_token_bits;
   if (it.geometry.v_token_bits > 0) out["v_token_bits"] = it.geometry.v_token_bits;
+  if (it.gone_pages > 0) out["gone"] = {{"layers", it.local}, {"pages", it.gone_pages}};
 }
 
 namespace detail {
 
-inline constexpr std::uint32_t sequence_version = 1;
+/// Of files that have all pages of every layer, and of those that do not.
+inline constexpr std::uint32_t whole_version = 1, windowed_version = 2;
 
 /// The start of a file; little-endian. Description, padding to `page_alignment`, then the data follow.
 struct sequence_prefix {
@@ -110,7 +115,21 @@ T whole_number(nlohmann::json const& description, char const* name) {
   return static_cast<T>(number);
 }
 
-inline sequence_info info_of_sequence(nlohmann::json const& from) {
+inline void read_gone(nlohmann::json const& from, sequence_info& it) {
+  it.gone_pages = whole_number<std::size_t>(from, "pages");
+  int previous = -1;
+  for (nlohmann::json const& layer : from.at("layers")) {
+    require(layer.is_number_unsigned() && std::in_range<int>(layer.get<std::uint64_t>()) &&
+                layer.get<int>() > previous && layer.get<int>() < it.layers,
+            errc::bad_file, "pages are gone of layer ", layer.dump(), " after ", previous,
+            ", expected rising numbers below ", it.layers);
+    it.local.push_back(previous = layer.get<int>());
+  }
+  require(!it.local.empty() && it.gone_pages >= 1 && it.gone_pages < it.pages(), errc::bad_file, it.gone_pages, " of ",
+          it.pages(), " pages are gone of ", it.local.size(), " layers, expected some and not all of one at least");
+}
+
+inline sequence_info info_of_sequence(nlohmann::json const& from, std::uint32_t version) {
   sequence_info it{.spec = from.at("spec").get<std::string>(),
                    .model_hash = from.at("model_hash").get<std::string>(),
                    .artifact_hash = from.at("artifact_hash").get<std::string>(),
@@ -131,6 +150,7 @@ inline sequence_info info_of_sequence(nlohmann::json const& from) {
   if (from.contains("v_token_bits")) it.geometry.v_token_bits = whole_number<std::uint32_t>(from, "v_token_bits");
   require(it.sealed <= it.tokens && it.tokens - it.sealed == it.exact_tokens(), errc::bad_file, it.tokens,
           " tokens, expected ", it.sinks, " sinks + ", it.sealed, " in pages + ", it.tail_tokens, " in the tail");
+  if (version == windowed_version) read_gone(from.at("gone"), it);
   return it;
 }
 
@@ -138,6 +158,11 @@ inline sequence_info info_of_sequence(nlohmann::json const& from) {
 inline std::size_t exact_bytes(sequence_info const& it) {
   return (2 * it.exact_tokens() * it.kv_channels() * sizeof(half) + page_alignment - 1) / page_alignment *
          page_alignment;
+}
+
+/// Of those of a layer that are there.
+inline std::size_t first_page(sequence_info const& it, int layer) {
+  return std::binary_search(it.local.begin(), it.local.end(), layer) ? it.gone_pages : 0;
 }
 
 template <class Cache>
@@ -148,6 +173,9 @@ sequence_info info_for(Cache const& cache, sequence const& of) {
             "save: layer ", layer, " has ", of.tokens(layer), " tokens, layer 0 has ", first.tokens(),
             ", expected as many each, appended and cut alike");
   artifact_info const& info = cache.info();
+  // The files of layers that have given back as much as another are alike.
+  std::size_t gone = 0;
+  for (int const layer : info.shape.local.layers) gone = std::max(gone, cache.view(of, layer).gone);
   return {.spec = info.spec,
           .model_hash = info.origin.model_hash,
           .artifact_hash = info.hash,
@@ -158,6 +186,8 @@ sequence_info info_for(Cache const& cache, sequence const& of) {
           .tail_tokens = first.tail_k.rows,
           .tokens = first.tokens(),
           .sealed = first.sealed,
+          .local = gone > 0 ? info.shape.local.layers : std::vector<int>{},
+          .gone_pages = gone,
           .geometry = cache.geometry()};
 }
 
@@ -189,7 +219,7 @@ void write_data(Cache const& cache, sequence const& of, sequence_info const& inf
     }
     static constexpr std::byte zeros[page_alignment] = {};
     write(std::span(zeros).first(exact_bytes(info) - written));
-    for (std::size_t index = 0; index < view.pages.size(); ++index)
+    for (std::size_t index = first_page(info, layer); index < view.gone + view.pages.size(); ++index)
       for (std::size_t head = 0; head < cache.kv_heads(); ++head) {
         cache.read_page(of, layer, index, head, page);
         layout::write(cache.layer(layer).geometry(head), page, bytes);
@@ -198,16 +228,31 @@ void write_data(Cache const& cache, sequence const& of, sequence_info const& inf
   }
 }
 
-/// Bytes of one page of every KV head and layer, and of one exact token of every layer.
+/// Bytes of one page of every KV head, and of that in every layer.
+inline std::size_t block_bytes(sequence_info const& it) {
+  return static_cast<std::size_t>(it.kv_heads) * it.geometry.page_bytes();
+}
 inline std::size_t bytes_per_page(sequence_info const& it) {
-  return static_cast<std::size_t>(it.layers) * static_cast<std::size_t>(it.kv_heads) * it.geometry.page_bytes();
+  return static_cast<std::size_t>(it.layers) * block_bytes(it);
+}
+/// Of a layer, and of all those before it.
+inline std::size_t layer_bytes(sequence_info const& it, int layer) {
+  return exact_bytes(it) + (it.pages() - first_page(it, layer)) * block_bytes(it);
+}
+inline std::size_t layer_offset(sequence_info const& it, int layer) {
+  std::size_t bytes = 0;
+  for (int before = 0; before < layer; ++before) bytes += layer_bytes(it, before);
+  return bytes;
 }
 inline std::size_t data_bytes(sequence_info const& it) {
-  return static_cast<std::size_t>(it.layers) * exact_bytes(it) + it.pages() * bytes_per_page(it);
+  return static_cast<std::size_t>(it.layers) * exact_bytes(it) + it.pages() * bytes_per_page(it) -
+         it.local.size() * it.gone_pages * block_bytes(it);
 }
 /// Whether `bytes` are those of the sequence, for numbers of tokens from anywhere.
 inline bool has_data_bytes(sequence_info const& it, std::size_t bytes) {
-  return it.exact_tokens() <= bytes && it.pages() <= bytes / bytes_per_page(it) && data_bytes(it) == bytes;
+  std::size_t const least = it.pages() - it.gone_pages;  // that every layer has
+  return it.exact_tokens() <= bytes && least <= bytes / bytes_per_page(it) &&
+         it.gone_pages <= std::numeric_limits<std::size_t>::max() / 2 / bytes_per_page(it) && data_bytes(it) == bytes;
 }
 
 inline void require_finite(std::span<half const> values, char const* what) {
@@ -249,8 +294,11 @@ template <class S, class Layout>
 void save_sequence(kv_cache<S, Layout> const& cache, sequence const& of, std::filesystem::path const& path) {
   sequence_info const info = detail::info_for(cache, of);
   std::string const description = nlohmann::json(info).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-  detail::sequence_prefix prefix{
-      {}, detail::sequence_version, static_cast<std::uint32_t>(description.size()), detail::data_bytes(info), 0};
+  detail::sequence_prefix prefix{{},
+                                 info.gone_pages > 0 ? detail::windowed_version : detail::whole_version,
+                                 static_cast<std::uint32_t>(description.size()),
+                                 detail::data_bytes(info),
+                                 0};
   static_assert(sequence_magic.size() == sizeof prefix.magic);
   std::memcpy(prefix.magic, sequence_magic.data(), sizeof prefix.magic);
   detail::sequence_hash hash(prefix);
@@ -276,8 +324,9 @@ class sequence_file {
     std::memcpy(&prefix, bytes.data(), sizeof(prefix));
     require(std::string_view(prefix.magic, sizeof(prefix.magic)) == sequence_magic, errc::bad_file, origin_,
             ": not a kvquant sequence");
-    require(prefix.version == detail::sequence_version, errc::bad_file, origin_, ": version ", prefix.version,
-            ", expected ", detail::sequence_version);
+    require(prefix.version == detail::whole_version || prefix.version == detail::windowed_version, errc::bad_file,
+            origin_, ": version ", prefix.version, ", expected ", detail::whole_version, " or ",
+            detail::windowed_version);
     std::size_t const offset = detail::data_offset(prefix.description_bytes);
     require(offset <= bytes.size() && prefix.data_bytes == bytes.size() - offset, errc::bad_file, origin_, ": ",
             bytes.size(), " bytes, its start promises ", prefix.data_bytes, " behind ", offset);
@@ -292,7 +341,7 @@ class sequence_file {
             ": damaged: the content does not have the checksum that it should");
     std::string_view const json(reinterpret_cast<char const*>(description.data()), description.size());
     try {
-      info_ = detail::info_of_sequence(nlohmann::json::parse(json));
+      info_ = detail::info_of_sequence(nlohmann::json::parse(json), prefix.version);
     } catch (nlohmann::json::exception const&) {
       throw error{errc::bad_file, text(origin_, ": the description is not what is expected")};
     } catch (error const& failure) {
@@ -334,6 +383,9 @@ void require_fits(kv_cache<S, Layout> const& cache, sequence_file const& file) {
   same(it.geometry.k_slots, cache.geometry().k_slots, "k_slots");
   same(it.geometry.v_slots, cache.geometry().v_slots, "v_slots");
   same(it.sinks, std::min(it.tokens, cache.sinks()), "the number of sinks");
+  require(it.local.empty() || it.local == own.shape.local.layers, errc::bad_format, file.origin(),
+          ": a sequence of another cache: pages are gone of ", it.local.size(), " layers, expected the ",
+          own.shape.local.layers.size(), " that have a window");
 }
 
 /// The sequence of a file. Throws `bad_format` if it is not one of this cache, `bad_file` if it is damaged,
@@ -349,9 +401,8 @@ sequence load_sequence(kv_cache<S, Layout>& cache, sequence_file const& file) {
           cache.recent_pages(), " recent pages");
   using layout = row_major_layout<S>;
   std::size_t const page_bytes = layout::page_bytes(cache.geometry()), row_bytes = it.kv_channels() * sizeof(half);
-  std::size_t const layer_bytes = file.data().size() / static_cast<std::size_t>(it.layers);
   auto const layer_data = [&](int layer) {
-    return file.data().subspan(static_cast<std::size_t>(layer) * layer_bytes, layer_bytes);
+    return file.data().subspan(detail::layer_offset(it, layer), detail::layer_bytes(it, layer));
   };
   auto const copy_rows = [&](int layer, std::size_t first_row, view2d<half> to) {
     auto const from = layer_data(layer).subspan(first_row * row_bytes, to.rows * row_bytes);
@@ -367,10 +418,12 @@ sequence load_sequence(kv_cache<S, Layout>& cache, sequence_file const& file) {
           copy_rows(layer, it.exact_tokens() + first, v);
         },
         [&](int layer, std::size_t index, std::size_t head, canonical_page<S>& page) {
-          std::size_t const at = detail::exact_bytes(it) + (index * cache.kv_heads() + head) * page_bytes;
+          std::size_t const page_index = index - detail::first_page(it, layer);
+          std::size_t const at = detail::exact_bytes(it) + (page_index * cache.kv_heads() + head) * page_bytes;
           layout::read(cache.layer(layer).geometry(head), layer_data(layer).subspan(at, page_bytes), page);
           detail::require_sound(page, cache.geometry());
-        });
+        },
+        it.gone_pages);
   } catch (error const& failure) {
     throw error{failure.code, text(file.origin(), ": ", failure.what())};
   }

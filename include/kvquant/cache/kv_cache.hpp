@@ -5,6 +5,8 @@
 /// The first `sinks` tokens of a sequence stay exact (binary16), and so do the latest ones, the tail. When the tail
 /// holds a page more than `recent_pages`, its oldest page is sealed: quantized, packed, never changed again. A token's
 /// codes depend on the token alone, and a page's slots on its 64 tokens, so bytes are the same however the tokens came.
+///
+/// Layers of a model that see a window alone give back the pages that lie behind it, sinks aside, as tokens come.
 
 #include <algorithm>
 #include <cstddef>
@@ -35,6 +37,12 @@ struct cache_options {
   std::size_t max_tokens = 0;
   std::optional<int> sinks{};  ///< exact tokens at the start; the artifact's if not given
   int recent_pages = 0;        ///< whole pages of the latest tokens that stay exact, beside the one being filled
+  /// Sequences at a time, if they are known: layers that see a window alone get pages for so many windows instead of
+  /// for `max_tokens`, and all of them together those of one prompt, which has to come by `attend_as_decoded`. 0: not
+  /// known.
+  std::size_t max_sequences = 0;
+  /// Tokens by which `truncate` can go back at any time: layers that see a window alone keep as many more.
+  int rewind_tokens = 64;
   /// For all that grows with tokens; null: what the pages' layout names as its `memory`, or else huge pages.
   std::pmr::memory_resource* memory = nullptr;
   /// Of a backend whose device stores and seals what is appended, a `cudaStream_t` say: `append` only asks for it
@@ -95,7 +103,8 @@ class kv_cache {
     append(to, layer, k, v, here);
   }
 
-  /// Does all that `append` could refuse: checks the tokens, and takes the pages that they will need.
+  /// Does all that `append` could refuse: checks the tokens, and takes the pages that they will need. Gives back before
+  /// those that lie behind a layer's window.
   template <class T>
   void prepare(sequence& to, int layer, view2d<T> k, view2d<T> v);
   /// Until what `append` has asked for is done, and the host may read a `view`. Throws what could not be checked
@@ -114,11 +123,12 @@ class kv_cache {
   /// Cuts every layer to its first `tokens`. Where that falls inside a sealed page the page is re-opened: its first
   /// tokens go on being read from it, quantized, and when it is full again its codes are kept and its residuals compete
   /// anew with those of the new tokens. Appending the same tokens gives the same bytes. Throws `bad_value` if there are
-  /// fewer tokens.
+  /// fewer tokens, or if a layer sees a window of which pages have been given back (see `rewind_tokens`).
   void truncate(sequence& of, std::size_t tokens);
 
   /// Forgets tokens [first, first + count) of every layer and moves those behind to the front: pages hold keys before
-  /// RoPE, so nothing is quantized again. Throws `bad_value` unless the range is one of whole sealed pages.
+  /// RoPE, so nothing is quantized again. Throws `bad_value` unless the range is one of whole sealed pages, or if a
+  /// layer's window would reach back to pages that have been given back.
   void drop(sequence& of, std::size_t first, std::size_t count);
 
   layer_view view(sequence const& of, int layer) const;
@@ -134,10 +144,11 @@ class kv_cache {
   void read_page(sequence const& of, int layer, std::size_t page, std::size_t kv_head, canonical_page<S>& out) const;
 
   /// Puts together a sequence from its parts, each layer alike: `exact(layer, is_tail, k, v)` fills the rows of the
-  /// sinks and of the tail, [rows, kv_channels], `page(layer, index, kv_head, canonical)` each page. Throws
-  /// `out_of_pages`, and `bad_value` for numbers of tokens that no sequence of this cache has.
+  /// sinks and of the tail, [rows, kv_channels], `page(layer, index, kv_head, canonical)` each page; layers that see a
+  /// window alone lack the first `gone`. Throws `out_of_pages`, and `bad_value` for numbers of tokens or pages that no
+  /// sequence of this cache has.
   template <class Exact, class Page>
-  sequence assemble(std::size_t tokens, std::size_t sealed, Exact&& exact, Page&& page);
+  sequence assemble(std::size_t tokens, std::size_t sealed, Exact&& exact, Page&& page, std::size_t gone = 0);
 
  private:
   using layer_state = sequence::layer_state;
@@ -154,6 +165,18 @@ class kv_cache {
   /// Makes `it.pages` hold the blocks that `seals` more pages need. A re-opened page that no other sequence reads is
   /// sealed in its place.
   void take_pages(layer_state& it, std::size_t seals);
+  /// Gives back the pages of a layer that no query will see any more.
+  void forget_behind_window(layer_state& it, int layer);
+  /// Whether a layer with `gone` pages given back still has all that a query at position `tokens` sees, and a page.
+  bool sees_what_is_there(int layer, std::size_t tokens, std::size_t gone) const {
+    return gone == 0 ||
+           (tokens > sinks_ + gone * page_tokens && first_seen(layer, tokens) >= sinks_ + gone * page_tokens);
+  }
+  /// By a query at `position`, or one that lies `earlier` tokens before it.
+  std::size_t first_seen(int layer, std::size_t position, std::size_t earlier = 0) const {
+    std::size_t const window = info_.shape.window_of(layer);
+    return window == 0 || position + 1 < window + earlier ? 0 : position + 1 - window - earlier;
+  }
 
   std::span<std::byte> page_of(page_id block, std::size_t kv_head) const {
     return pool_->block(block).subspan(kv_head * page_bytes_, page_bytes_);
@@ -175,7 +198,7 @@ class kv_cache {
 
   artifact_info info_;
   page_geometry geometry_;
-  std::size_t kv_heads_, sinks_, tail_capacity_, page_bytes_;
+  std::size_t kv_heads_, sinks_, tail_capacity_, rewind_, page_bytes_;
   std::pmr::memory_resource* memory_;
   appender_type appender_;
   std::shared_ptr<page_pool> pool_;

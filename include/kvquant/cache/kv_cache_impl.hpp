@@ -23,13 +23,22 @@ page_geometry cache_geometry(artifact<S> const& it) {
   return geometry_for<S>(info);
 }
 
-/// Blocks for `max_tokens` of every layer.
-inline std::size_t blocks_for(std::size_t max_tokens, int layers) {
+/// Blocks for `max_tokens` of every layer, or of some a window for each of `max_sequences`. A prompt may take the pages
+/// of all its tokens in one layer, and gives most of them back before the next layer's turn.
+inline std::size_t blocks_for(cache_options const& options, model_shape const& shape) {
   constexpr std::size_t most = std::numeric_limits<page_id>::max();
+  std::size_t const layers = static_cast<std::size_t>(shape.layers), max_tokens = options.max_tokens;
   std::size_t const pages = max_tokens / page_tokens + (max_tokens % page_tokens != 0 ? 1 : 0);
-  require(pages <= most / static_cast<std::size_t>(layers), errc::bad_value, "cache: max_tokens is ", max_tokens,
-          ", expected at most ", most / static_cast<std::size_t>(layers) * page_tokens);
-  return pages * static_cast<std::size_t>(layers);
+  require(pages <= most / layers, errc::bad_value, "cache: max_tokens is ", max_tokens, ", expected at most ",
+          most / layers * page_tokens);
+  std::size_t const local = shape.local.layers.size();
+  if (local == 0 || options.max_sequences == 0 || options.max_sequences >= pages) return pages * layers;
+  // Whole pages that a window may touch, and those that wait to be given back or filled.
+  std::size_t const kept =
+      (static_cast<std::size_t>(shape.local.window) + static_cast<std::size_t>(options.rewind_tokens)) / page_tokens +
+      static_cast<std::size_t>(options.recent_pages) + 4;
+  std::size_t const windows = kept >= pages / options.max_sequences ? pages : kept * options.max_sequences;
+  return std::min(pages * layers, pages * (layers - local) + windows * local + pages);
 }
 
 inline std::size_t checked_count(int x, int largest, char const* what) {
@@ -46,6 +55,7 @@ kv_cache<S, Layout>::kv_cache(artifact<S> const& it, cache_options const& option
       kv_heads_(static_cast<std::size_t>(it.info.shape.kv_heads)),
       sinks_(detail::checked_count(options.sinks.value_or(it.info.sinks), 1 << 16, "sinks")),
       tail_capacity_((detail::checked_count(options.recent_pages, 1 << 20, "recent_pages") + 1) * page_tokens),
+      rewind_(detail::checked_count(options.rewind_tokens, 1 << 30, "rewind_tokens")),
       page_bytes_(Layout::page_bytes(geometry_)),
       memory_(detail::memory_for<Layout>(options.memory)),
       appender_(it, {.geometry = geometry_, .kv_heads = kv_heads_, .page_bytes = page_bytes_, .queue = options.queue}) {
@@ -56,8 +66,7 @@ kv_cache<S, Layout>::kv_cache(artifact<S> const& it, cache_options const& option
       require(channels == kv_channels(), errc::bad_shape, "cache: layer ", layer, " of the artifact has ", channels,
               " channels, expected ", kv_channels());
   }
-  pool_ = std::make_shared<page_pool>(detail::blocks_for(options.max_tokens, it.info.shape.layers),
-                                      kv_heads_ * page_bytes_, memory_);
+  pool_ = std::make_shared<page_pool>(detail::blocks_for(options, it.info.shape), kv_heads_ * page_bytes_, memory_);
 }
 
 template <class S, class Layout>
@@ -84,6 +93,7 @@ sequence kv_cache<S, Layout>::fork(sequence const& of) {
     layer_state& to = it.layers_[layer];
     auto const in_use = std::span(from.pages).first(from.pages_in_use());
     to.pages.assign(in_use.begin(), in_use.end());
+    to.gone = from.gone;
     pool_->share(to.pages);
     to.tokens = from.tokens;
     to.sealed = from.sealed;
@@ -98,6 +108,7 @@ void kv_cache<S, Layout>::prepare(sequence& to, int layer, view2d<T> k, view2d<T
   require(k.rows == v.rows && k.cols == kv_channels() && v.cols == kv_channels(), errc::bad_shape, "append: keys ",
           k.rows, " x ", k.cols, ", values ", v.rows, " x ", v.cols, ", expected both tokens x ", kv_channels());
   appender_.check(view2d<std::remove_const_t<T> const>(k), view2d<std::remove_const_t<T> const>(v));
+  forget_behind_window(it, layer);
   take_pages(it, pages_sealed_by(it, k.rows));
 }
 
@@ -155,9 +166,18 @@ template <class S, class Layout>
 void kv_cache<S, Layout>::truncate(sequence& of, std::size_t tokens) {
   require_own(of);
   require(tokens <= of.tokens(), errc::bad_value, "truncate: to ", tokens, " tokens, the sequence has ", of.tokens());
+  for (int layer = 0; layer < static_cast<int>(layers()); ++layer) {
+    layer_state const& it = state(of, layer);
+    std::size_t const left = std::min(it.tokens, tokens), kept = sinks_ + it.gone * page_tokens;
+    require(left <= sinks_ || sees_what_is_there(layer, left, it.gone), errc::bad_value, "truncate: to ", left,
+            " tokens, where layer ", layer, " sees those from ", first_seen(layer, left), " on, but before ", kept,
+            " they lay behind its window and were given back; expected at least ",
+            std::max(kept + info_.shape.window_of(layer) - 1, kept + 1), " tokens, or up to ", sinks_);
+  }
   for (layer_state& it : of.layers_) {
     it.tokens = std::min(it.tokens, tokens);
     it.sealed = std::min(it.sealed, it.tokens - sinks_of(it));
+    if (it.sealed == 0) it.gone = 0;
     pool_->release(std::span(it.pages).subspan(it.pages_in_use()));
     it.pages.resize(it.pages_in_use());
   }
@@ -175,10 +195,25 @@ void kv_cache<S, Layout>::drop(sequence& of, std::size_t first, std::size_t coun
     require(it.tokens == of.tokens(), errc::bad_value, "drop: the layers hold ", it.tokens, " and ", of.tokens(),
             " tokens, expected as many each");
   }
+  std::size_t const begin = (first - sinks_) / page_tokens, end = begin + count / page_tokens;
+  auto const gone_after = [&](layer_state const& it) {
+    return begin < it.gone ? it.gone - (std::min(end, it.gone) - begin) : it.gone;
+  };
+  for (int layer = 0; layer < static_cast<int>(layers()); ++layer) {
+    layer_state const& it = state(of, layer);
+    std::size_t const gone = gone_after(it);
+    bool const leaves_a_page = gone == 0 || it.gone + it.pages_in_use() > gone + (end - begin);
+    require(leaves_a_page && sees_what_is_there(layer, it.tokens - count, gone), errc::bad_value, "drop: ", count,
+            " tokens from ", first, ", behind which layer ", layer, " would see tokens before ",
+            sinks_ + gone * page_tokens, ", which lay behind its window and were given back");
+  }
   for (layer_state& it : of.layers_) {
-    auto const from = it.pages.begin() + static_cast<std::ptrdiff_t>((first - sinks_) / page_tokens);
-    auto const to = from + static_cast<std::ptrdiff_t>(count / page_tokens);
+    auto const at = [&](std::size_t page) {
+      return it.pages.begin() + static_cast<std::ptrdiff_t>(page - std::min(page, it.gone));
+    };
+    auto const from = at(begin), to = at(end);
     pool_->release(std::span(from, to));
+    it.gone = gone_after(it);
     it.pages.erase(from, to);
     it.sealed -= count;
     it.tokens -= count;
@@ -196,41 +231,53 @@ layer_view kv_cache<S, Layout>::view(sequence const& of, int layer) const {
           .pages = std::span(it.pages).first(it.pages_in_use()),
           .sealed = it.sealed,
           .tail_k = tail_rows(exact, it, layer, side::k),
-          .tail_v = tail_rows(exact, it, layer, side::v)};
+          .tail_v = tail_rows(exact, it, layer, side::v),
+          .window = info_.shape.window_of(layer),
+          .gone = it.gone};
 }
 
 template <class S, class Layout>
 void kv_cache<S, Layout>::read_page(sequence const& of, int layer, std::size_t page, std::size_t kv_head,
                                     canonical_page<S>& out) const {
   layer_state const& it = state(of, layer);
-  require(page < it.pages_in_use() && kv_head < kv_heads_, errc::bad_value, "read_page: page ", page, " of KV head ",
-          kv_head, ", there are ", it.pages_in_use(), " pages of ", kv_heads_, " heads");
+  std::size_t const pages = it.gone + it.pages_in_use();
+  require(page < pages && kv_head < kv_heads_, errc::bad_value, "read_page: page ", page, " of KV head ", kv_head,
+          ", there are ", pages, " pages of ", kv_heads_, " heads");
+  require(page >= it.gone, errc::bad_value, "read_page: page ", page, " of layer ", layer,
+          " lay behind the layer's window and was given back, as were all before ", it.gone);
   wait();
   out.resize(geometry_);
-  Layout::read(this->layer(layer).geometry(kv_head), page_of(it.pages[page], kv_head), out);
+  Layout::read(this->layer(layer).geometry(kv_head), page_of(it.pages[page - it.gone], kv_head), out);
 }
 
 template <class S, class Layout>
 template <class Exact, class Page>
-sequence kv_cache<S, Layout>::assemble(std::size_t tokens, std::size_t sealed, Exact&& exact, Page&& page) {
+sequence kv_cache<S, Layout>::assemble(std::size_t tokens, std::size_t sealed, Exact&& exact, Page&& page,
+                                       std::size_t gone) {
   std::size_t const beyond_sinks = tokens - std::min(tokens, sinks_);
   require(sealed <= beyond_sinks && sealed % page_tokens + (beyond_sinks - sealed) < tail_capacity_, errc::bad_value,
           "assemble: ", tokens, " tokens, ", sealed, " of them in pages, do not fit ", sinks_, " sinks and a tail of ",
           tail_capacity_ - 1);
   std::size_t const pages = sealed / page_tokens + (sealed % page_tokens != 0 ? 1 : 0);
-  pool_->require_free(pages);
+  for (int const layer : info_.shape.local.layers)
+    require(gone == 0 || (gone < pages && sees_what_is_there(layer, tokens, gone)), errc::bad_value, "assemble: ", gone,
+            " of ", pages, " pages were given back of ", tokens, " tokens, of which layer ", layer, " sees those from ",
+            first_seen(layer, tokens), " on");
+  pool_->require_free(pages - (gone < pages ? gone : 0));
   wait();
   sequence of = open(tokens);
   canonical_page<S> one(geometry_);
   for (int layer = 0; layer < static_cast<int>(layers()); ++layer) {
     layer_state& it = state(of, layer);
-    it.pages.resize(pages);
+    std::size_t const missing = info_.shape.is_local(layer) ? gone : 0;
+    it.pages.resize(pages - missing);
     try {
       pool_->allocate(it.pages);
     } catch (...) {
       it.pages.clear();
       throw;
     }
+    it.gone = missing;
     it.tokens = tokens;
     it.sealed = sealed;
     half* const stored = of.exact_.data();
@@ -238,7 +285,7 @@ sequence kv_cache<S, Layout>::assemble(std::size_t tokens, std::size_t sealed, E
     exact(layer, true, tail_rows(stored, it, layer, side::k), tail_rows(stored, it, layer, side::v));
     for (std::size_t index = 0; index < it.pages.size(); ++index)
       for (std::size_t head = 0; head < kv_heads_; ++head) {
-        page(layer, index, head, one);
+        page(layer, it.gone + index, head, one);
         Layout::write(this->layer(layer).geometry(head), one, page_of(it.pages[index], head));
       }
   }
@@ -279,6 +326,20 @@ void kv_cache<S, Layout>::take_pages(layer_state& it, std::size_t seals) {
     it.pages.resize(had);
     throw;
   }
+}
+
+/// A later `truncate` may take the next query back by `rewind_`. The last page stays, so that there is one to touch.
+template <class S, class Layout>
+void kv_cache<S, Layout>::forget_behind_window(layer_state& it, int layer) {
+  if (it.sealed == 0 || info_.shape.window_of(layer) == 0) return;
+  std::size_t const seen = first_seen(layer, it.tokens, rewind_);
+  if (seen <= sinks_) return;
+  std::size_t const behind = (seen - sinks_) / page_tokens;
+  if (behind <= it.gone) return;
+  std::size_t const count = std::min(behind - it.gone, it.pages_in_use() - 1);
+  pool_->release(std::span(it.pages).first(count));
+  it.pages.erase(it.pages.begin(), it.pages.begin() + static_cast<std::ptrdiff_t>(count));
+  it.gone += count;
 }
 
 template <class S, class Layout>

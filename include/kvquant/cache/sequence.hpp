@@ -22,14 +22,21 @@ struct layer_view {
   view2d<half const> sink_k, sink_v;  ///< [sinks, kv_channels], keys before RoPE
   std::byte const* slab = nullptr;    ///< [blocks of the pool, kv_heads, page_bytes]
   std::size_t page_bytes = 0;
-  std::span<page_id const> pages;     ///< [ceil(sealed / page_tokens)]
+  std::span<page_id const> pages;     ///< [ceil(sealed / page_tokens) − gone]
   std::size_t sealed = 0;             ///< tokens in pages; the last page may be read in part
   view2d<half const> tail_k, tail_v;  ///< [tail, kv_channels]
+  /// Of a layer whose queries see the latest tokens alone: how many, their own included, sinks or not. 0: all.
+  std::size_t window = 0;
+  /// Pages that were given back, the first ones: no query sees them any more.
+  std::size_t gone = 0;
 
   std::size_t tokens() const { return sink_k.rows + sealed + tail_k.rows; }
-  /// The page of a KV head.
+  /// The first token behind the sinks that is still there.
+  std::size_t first_kept() const { return sink_k.rows + gone * page_tokens; }
+  /// The page of a KV head. In place of one that is gone another: kernels may touch what they will not use.
   std::span<std::byte const> page(std::size_t index, std::size_t kv_head, std::size_t kv_heads) const {
-    return {slab + (pages[index] * kv_heads + kv_head) * page_bytes, page_bytes};
+    page_id const id = pages[index - std::min(index, gone)];
+    return {slab + (id * kv_heads + kv_head) * page_bytes, page_bytes};
   }
 };
 
@@ -63,8 +70,9 @@ class sequence {
     explicit layer_state(std::pmr::memory_resource* memory) : pages(memory) {}
     std::size_t tokens = 0;           ///< sinks, sealed and tail
     std::size_t sealed = 0;           ///< in pages; no multiple of page_tokens: the last page is re-opened
+    std::size_t gone = 0;             ///< pages that were given back, the first ones, but never all
     std::pmr::vector<page_id> pages;  ///< those in use, then those held in reserve
-    std::size_t pages_in_use() const { return (sealed + page_tokens - 1) / page_tokens; }
+    std::size_t pages_in_use() const { return (sealed + page_tokens - 1) / page_tokens - gone; }
     std::size_t reopened() const { return sealed % page_tokens; }
   };
 

@@ -122,11 +122,18 @@ struct artifact {
 inline void require_made_for(artifact_info const& info, std::string const& model_name, std::string const& model_hash,
                              model_shape const& shape) {
   bool const same_shape = info.shape.layers == shape.layers && info.shape.kv_heads == shape.kv_heads &&
-                          info.shape.head_dim == shape.head_dim;
-  require(info.origin.model_hash == model_hash && same_shape, errc::bad_format, "the artifact was made for \"",
-          info.origin.model_name, "\" (", info.shape.layers, " layers, ", info.shape.kv_heads, " KV heads x ",
-          info.shape.head_dim, ", hash ", info.origin.model_hash, "), the model is \"", model_name, "\" (",
-          shape.layers, " layers, ", shape.kv_heads, " KV heads x ", shape.head_dim, ", hash ", model_hash, ")");
+                          info.shape.head_dim == shape.head_dim && info.shape.local.layers == shape.local.layers &&
+                          info.shape.local.window == shape.local.window;
+  auto const describe = [](std::string const& name, model_shape const& it, std::string const& hash) {
+    std::string local;
+    if (!it.local.layers.empty())
+      local = text(it.local.layers.size(), " of them with a window of ", it.local.window, " tokens, ");
+    return text('"', name, "\" (", it.layers, " layers, ", local, it.kv_heads, " KV heads x ", it.head_dim, ", hash ",
+                hash, ")");
+  };
+  require(info.origin.model_hash == model_hash && same_shape, errc::bad_format, "the artifact was made for ",
+          describe(info.origin.model_name, info.shape, info.origin.model_hash), ", the model is ",
+          describe(model_name, shape, model_hash));
 }
 
 }  // namespace kvquant

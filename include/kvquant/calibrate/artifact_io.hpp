@@ -21,12 +21,14 @@
 namespace kvquant {
 
 inline constexpr std::string_view artifact_kind = "kvquant-artifact";
-inline constexpr std::string_view artifact_version = "1";
+/// Of files of models without local layers, and with them: who does not know those would read the wrong keys.
+inline constexpr std::string_view plain_version = "1", local_version = "2";
 
 namespace detail {
 
 /// Starts a file of that kind. Metadata: what it is, its version, its description, and a hash of description and data.
-inline safetensors_writer begin_container(std::string_view kind, std::string_view version) {
+inline safetensors_writer begin_container(std::string_view kind, model_shape const& shape) {
+  std::string_view const version = shape.local.layers.empty() ? plain_version : local_version;
   return safetensors_writer({{"kind", std::string(kind)}, {"version", std::string(version)}});
 }
 
@@ -47,12 +49,13 @@ inline std::string finish_container(safetensors_writer& file, nlohmann::json con
 }
 
 /// Checks kind, version and hash and returns the description.
-inline nlohmann::json open_container(safetensors_file const& file, std::string_view kind, std::string_view version) {
+inline nlohmann::json open_container(safetensors_file const& file, std::string_view kind) {
   auto const found_kind = file.metadata().find("kind");
   require(found_kind != file.metadata().end() && found_kind->second == kind, errc::bad_file, file.origin(), ": not a ",
           kind, " file", found_kind == file.metadata().end() ? "" : " but " + found_kind->second);
-  require(file.metadata("version") == version, errc::bad_file, file.origin(), ": version ", file.metadata("version"),
-          ", expected ", version);
+  std::string const& version = file.metadata("version");
+  require(version == plain_version || version == local_version, errc::bad_file, file.origin(), ": version ", version,
+          ", expected ", plain_version, " or ", local_version);
   std::string const& description = file.metadata("description");
   require(content_hash(description, file.data()) == file.metadata("hash"), errc::bad_file, file.origin(),
           ": damaged: the content does not have the hash ", file.metadata("hash"));
@@ -286,7 +289,7 @@ std::vector<std::byte> to_bytes(artifact<S> const& it, std::string* hash = nullp
               channels == static_cast<std::size_t>(it.info.shape.kv_channels()),
           errc::bad_shape, "artifact of ", it.layers.size(), " layers x ", channels, " channels, for a model of ",
           it.info.shape.layers, " x ", it.info.shape.kv_channels());
-  auto file = detail::begin_container(artifact_kind, artifact_version);
+  auto file = detail::begin_container(artifact_kind, it.info.shape);
   detail::add_ranges(file, it.layers);
   auto const sides = detail::both_sides();
   detail::add_side<typename S::key_format>(file, sides[0], it.layers);
@@ -309,9 +312,8 @@ void save(artifact<S>& it, std::filesystem::path const& path) {
 
 /// What an artifact file says of itself.
 inline artifact_info read_artifact_info(safetensors_file const& file) {
-  return detail::reading(file.origin(), [&] {
-    return detail::info_of(detail::open_container(file, artifact_kind, artifact_version), file);
-  });
+  return detail::reading(file.origin(),
+                         [&] { return detail::info_of(detail::open_container(file, artifact_kind), file); });
 }
 
 /// Throws `bad_file` for anything that is not a whole artifact, `bad_format` for one of another spec.
@@ -321,7 +323,7 @@ artifact<S> read_artifact(safetensors_file const& file) {
   require(about.spec == S::name(), errc::bad_format, file.origin(), ": an artifact of ", about.spec, ", expected ",
           S::name());
   return detail::reading(file.origin(), [&] {
-    auto const description = detail::open_container(file, artifact_kind, artifact_version);
+    auto const description = detail::open_container(file, artifact_kind);
     auto const layers = static_cast<std::size_t>(about.shape.layers);
     auto const channels = static_cast<std::size_t>(about.shape.kv_channels());
     require(description.at("layers").size() == layers, errc::bad_file, "reports of ", description.at("layers").size(),

@@ -83,12 +83,27 @@ inline void from_json(nlohmann::json const& in, rope_config& rope) {
   in.at("frequency_factors").get_to(rope.frequency_factors);
 }
 
+inline void to_json(nlohmann::json& out, local_layers const& local) {
+  out = {{"layers", local.layers}, {"window", local.window}, {"rope", local.rope}};
+}
+inline void from_json(nlohmann::json const& in, local_layers& local) {
+  for (nlohmann::json const& layer : in.at("layers")) {
+    require(layer.is_number_unsigned() && std::in_range<int>(layer.get<std::uint64_t>()), errc::bad_file,
+            "the description has the local layer ", layer, ", expected whole numbers that fit");
+    local.layers.push_back(layer.get<int>());
+  }
+  detail::get_whole(in, "window", local.window);
+  in.at("rope").get_to(local.rope);
+}
+
+/// Where no layer is local nothing is said of them.
 inline void to_json(nlohmann::json& out, model_shape const& shape) {
   out = {{"layers", shape.layers},
          {"q_heads", shape.q_heads},
          {"kv_heads", shape.kv_heads},
          {"head_dim", shape.head_dim},
          {"rope", shape.rope}};
+  if (!shape.local.layers.empty()) out["local"] = shape.local;
 }
 inline void from_json(nlohmann::json const& in, model_shape& shape) {
   detail::get_whole(in, "layers", shape.layers);
@@ -96,6 +111,7 @@ inline void from_json(nlohmann::json const& in, model_shape& shape) {
   detail::get_whole(in, "kv_heads", shape.kv_heads);
   detail::get_whole(in, "head_dim", shape.head_dim);
   in.at("rope").get_to(shape.rope);
+  if (in.contains("local")) in.at("local").get_to(shape.local);
 }
 
 inline void to_json(nlohmann::json& out, provenance const& origin) {

@@ -16,7 +16,6 @@
 namespace kvquant {
 
 inline constexpr std::string_view statistics_kind = "kvquant-statistics";
-inline constexpr std::string_view statistics_version = "1";
 
 /// A calibrator's state together with what a fit needs to know of the model.
 struct saved_statistics {
@@ -133,7 +132,7 @@ inline void require_same_size(model_shape const& shape, calibration_options cons
 inline void save(saved_statistics const& it, std::filesystem::path const& path) {
   require(it.statistics.ranges_frozen(), errc::bad_value, "statistics: the key ranges are not frozen");
   detail::require_same_size(it.shape, it.statistics.options());
-  auto file = detail::begin_container(statistics_kind, statistics_version);
+  auto file = detail::begin_container(statistics_kind, it.shape);
   auto const& layers = it.statistics.layers();
   detail::add_ranges(file, layers);
   for (auto const& side : detail::both_statistics()) detail::add_statistics(file, side, layers);
@@ -145,7 +144,7 @@ inline void save(saved_statistics const& it, std::filesystem::path const& path) 
 
 inline saved_statistics read_statistics(safetensors_file const& file) {
   return detail::reading(file.origin(), [&] {
-    auto const description = detail::open_container(file, statistics_kind, statistics_version);
+    auto const description = detail::open_container(file, statistics_kind);
     auto const options = description.at("options").get<calibration_options>();
     validate(options);
     auto const channels = static_cast<std::size_t>(options.kv_channels);

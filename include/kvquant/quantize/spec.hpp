@@ -2,8 +2,11 @@
 /// \file
 /// What a cache stores: the shape of the model and the datatypes of both sides.
 
+#include <algorithm>
+#include <cstddef>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include "kvquant/core/error.hpp"
 #include "kvquant/core/type_list.hpp"
@@ -12,18 +15,54 @@
 
 namespace kvquant {
 
+/// Layers of a model that see the latest tokens alone, with a rotation of their own (Gemma 3's, say).
+struct local_layers {
+  std::vector<int> layers{};  ///< which, rising; none: every layer sees all tokens
+  int window = 0;             ///< tokens that a query sees, the latest ones, its own included
+  rope_config rope{};
+};
+
 /// Run-time values; kernels dispatch on them.
 struct model_shape {
   int layers = 0;
   int q_heads = 0;
   int kv_heads = 0;
   int head_dim = 0;
-  rope_config rope{};
+  rope_config rope{};  ///< of the layers that see all tokens
+  local_layers local{};
 
   int kv_channels() const { return kv_heads * head_dim; }
+  bool is_local(int layer) const { return std::binary_search(local.layers.begin(), local.layers.end(), layer); }
+  rope_config const& rope_of(int layer) const { return is_local(layer) ? local.rope : rope; }
+  /// Tokens that a query of the layer sees, the latest ones, its own included; 0: all.
+  std::size_t window_of(int layer) const { return is_local(layer) ? static_cast<std::size_t>(local.window) : 0; }
 };
 
-/// Throws `bad_shape` naming the member that cannot be.
+namespace detail {
+
+/// Pages lie alike in every layer, by which channels are turned together; and a window holds the query itself.
+inline void validate_local(model_shape const& shape) {
+  local_layers const& local = shape.local;
+  if (local.layers.empty()) return;
+  int previous = -1;
+  for (int const layer : local.layers) {
+    require(layer > previous && layer < shape.layers, errc::bad_shape, "model shape: local layer ", layer, " after ",
+            previous, ", expected rising numbers from 0 to ", shape.layers - 1);
+    previous = layer;
+  }
+  require(local.window >= 1, errc::bad_shape, "model shape: the window of local layers is ", local.window,
+          ", expected 1 or more");
+  auto const turned = [&](rope_config const& rope) {
+    return !rope.enabled ? 0 : rope.rotary_dim == 0 ? shape.head_dim : rope.rotary_dim;
+  };
+  require(turned(local.rope) == turned(shape.rope) && local.rope.pairing == shape.rope.pairing, errc::unsupported,
+          "model shape: local layers turn ", turned(local.rope), " channels of a head, the others ", turned(shape.rope),
+          ", expected the same channels in the same pairs");
+}
+
+}  // namespace detail
+
+/// Throws `bad_shape` naming the member that cannot be, `unsupported` for local layers whose pairs are others.
 inline void validate(model_shape const& shape) {
   auto const positive = [](int x, int largest, char const* what) {
     require(x >= 1 && x <= largest, errc::bad_shape, "model shape: ", what, " is ", x, ", expected 1 to ", largest);
@@ -36,6 +75,7 @@ inline void validate(model_shape const& shape) {
           ", expected a multiple of kv_heads, ", shape.kv_heads);
   require(shape.kv_heads <= (1 << 16) / shape.head_dim, errc::bad_shape, "model shape: kv_heads x head_dim is ",
           shape.kv_heads, " x ", shape.head_dim, ", expected at most 65536");
+  detail::validate_local(shape);
 }
 
 /// Where keys are quantized. Before RoPE a channel's values keep their distribution along the context (KVQuant,

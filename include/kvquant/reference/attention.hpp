@@ -43,11 +43,14 @@ struct sliding_window {
 
 /// Causal attention. `q` [queries, q_heads · head_dim] at `q_positions`, `k` and `v` [tokens, kv_heads · head_dim] at
 /// `k_positions`, queries and keys before RoPE. A query sees the keys whose position is not after its own; query head h
-/// reads KV head h · kv_heads / q_heads. `softmax_scale` is usually 1 / sqrt(head_dim).
+/// reads KV head h · kv_heads / q_heads. `softmax_scale` is usually 1 / sqrt(head_dim). `layer` decides on rotation and
+/// on the window of the model's own, which hides sinks as well.
 inline attention_result attention(matrix const& q, matrix const& k, matrix const& v, model_shape const& shape,
                                   double softmax_scale, std::span<std::int64_t const> q_positions,
-                                  std::span<std::int64_t const> k_positions, sliding_window const& window = {}) {
+                                  std::span<std::int64_t const> k_positions, sliding_window const& window = {},
+                                  int layer = 0) {
   validate(shape);
+  sliding_window const own{.window = static_cast<std::int64_t>(shape.window_of(layer))};
   Eigen::Index const d = shape.head_dim, group = shape.q_heads / shape.kv_heads;
   require(
       q.cols() == shape.q_heads * d && k.cols() == shape.kv_heads * d && v.cols() == k.cols() && v.rows() == k.rows(),
@@ -57,7 +60,7 @@ inline attention_result attention(matrix const& q, matrix const& k, matrix const
               k_positions.size() == static_cast<std::size_t>(k.rows()),
           errc::bad_shape, "reference attention: ", q_positions.size(), " and ", k_positions.size(), " positions for ",
           q.rows(), " queries and ", k.rows(), " keys");
-  rope const rotation(shape.rope, shape.head_dim);
+  rope const rotation(shape.rope_of(layer), shape.head_dim);
   matrix const q_rotated = rotate_rows(q, rotation, shape.head_dim, q_positions);
   matrix const k_rotated = rotate_rows(k, rotation, shape.head_dim, k_positions);
   attention_result result{matrix::Zero(q.rows(), q.cols()), matrix(q.rows(), shape.q_heads),
@@ -70,7 +73,8 @@ inline attention_result attention(matrix const& q, matrix const& k, matrix const
       std::int64_t const position = q_positions[static_cast<std::size_t>(t)];
       for (Eigen::Index j = 0; j < scores.size(); ++j) {
         std::int64_t const key = k_positions[static_cast<std::size_t>(j)];
-        if (key > position || window.hides(key, position)) scores(j) = -std::numeric_limits<double>::infinity();
+        if (key > position || window.hides(key, position) || own.hides(key, position))
+          scores(j) = -std::numeric_limits<double>::infinity();
       }
       double const m = scores.size() > 0 ? scores.maxCoeff() : -std::numeric_limits<double>::infinity();
       require(std::isfinite(m), errc::bad_value, "reference attention: query ", t, " sees no key with a finite score");

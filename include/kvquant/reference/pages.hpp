@@ -47,14 +47,15 @@ keys_and_values decode_page(canonical_page<S> const& page, artifact<S> const& it
   return out;
 }
 
-/// All that one layer of a sequence holds of KV head `head`, as attention should read it: [tokens, head_dim].
+/// All that one layer of a sequence holds of KV head `head`, as attention should read it: [tokens, head_dim]. Tokens
+/// whose pages were given back are zeros.
 template <class Cache>
 keys_and_values read_head(Cache const& cache, artifact<typename Cache::spec_type> const& it, sequence const& of,
                           int layer, int head) {
   layer_view const view = cache.view(of, layer);
   Eigen::Index const d = it.info.shape.head_dim;
   auto const tokens = static_cast<Eigen::Index>(view.tokens());
-  keys_and_values out{matrix(tokens, d), matrix(tokens, d)};
+  keys_and_values out{matrix::Zero(tokens, d), matrix::Zero(tokens, d)};
   auto const copy_exact = [&](view2d<half const> rows, matrix& to, std::size_t first) {
     auto const mine = rows.middle_cols(static_cast<std::size_t>(head * d), static_cast<std::size_t>(d));
     for (std::size_t t = 0; t < mine.rows; ++t)
@@ -67,7 +68,7 @@ keys_and_values read_head(Cache const& cache, artifact<typename Cache::spec_type
   copy_exact(view.tail_k, out.k, sinks + view.sealed);
   copy_exact(view.tail_v, out.v, sinks + view.sealed);
   canonical_page<typename Cache::spec_type> page;
-  for (std::size_t index = 0; index < view.pages.size(); ++index) {
+  for (std::size_t index = view.gone; index < view.gone + view.pages.size(); ++index) {
     std::size_t const before = index * page_tokens;
     auto const first = static_cast<Eigen::Index>(sinks + before);
     auto const count = static_cast<Eigen::Index>(std::min(page_tokens, view.sealed - before));
