@@ -88,7 +88,7 @@ void quantize_keys(key_side<F> const& side, token_sink& to, After&& after) {
 }
 
 template <Format F, class After>
-void quantize_values(value_side<F> const& side, rank_selector& selector, token_sink& to, After&& after) {
+void quantize_values(token_side<F> const& side, rank_selector& selector, token_sink& to, After&& after) {
   to.packed.resize(packed_bytes<F::bits>(channels));
   for (std::size_t t = 0; t < tokens; ++t) {
     to.sparse.clear();

@@ -259,8 +259,44 @@ class Choices(CalibrateCase):
                         self.assertAlmostEqual(new, step * round(old / step), delta=1e-6)
                     self.assertNotEqual(before, after)
 
+    def test_adaptive_widths_are_those_of_the_budget(self) -> None:
+        self.calibrate("a{bits}.kvq", "--format", "adaptive", "--bits", "4,2.5,2", "--outliers", "0", "--stats", "s.stats")
+        for bits, form in ((4, "4"), (2.5, "2.5"), (2, "2")):
+            path = self.folder / f"a{form}.kvq"
+            info, tensors = self.described(path)["info"], read_safetensors(path)[1]
+            self.assertEqual((info["spec"], info["outlier_fraction_k"]), ("adaptive", 0))
+            self.assertEqual((info["key_token_bits"], info["value_token_bits"]), (32 * bits, 32 * bits))
+            for side in ("key", "value"):
+                shape, widths = tensors[side + ".widths"]
+                self.assertEqual(shape, [LAYERS, KV_CHANNELS])
+                for first in range(0, len(widths), 32):
+                    self.assertEqual(sum(widths[first:first + 32]), 32 * bits)
+        self.succeed("calibrate", "--from-stats", "s.stats", "--format", "adaptive", "--bits", "2.5", "--outliers", "0",
+                     "-o", "again.kvq", "--quiet")
+        self.assertEqual((self.folder / "again.kvq").read_bytes(), (self.folder / "a2.5.kvq").read_bytes())
+
+    def test_adaptive_outliers_come_out_of_the_budget(self) -> None:
+        info = self.described(self.calibrate("a.kvq", "--format", "adaptive", "--bits", "3"))["info"]
+        self.assertEqual(info["key_token_bits"], 88)  # 10 slots of 32 bits leave 91 bits a token
+        self.assertEqual(info["outlier_fraction_k"], 16 / 2048)
+        self.expect_error(1, ["1.1 bits", "expected at least 1"], "calibrate", self.model, "--text", self.text,
+                          "--samples", "2", "--context", "64", "--format", "adaptive", "--bits", "1.1", "--outliers",
+                          "0.01", "-o", "b.kvq", "--quiet")
+
+    def test_adaptive_needs_statistics_of_channels(self) -> None:
+        self.calibrate("a.kvq", "--stats", "s.stats")
+        self.expect_error(1, ["the keys of each channel"], "calibrate", "--from-stats", "s.stats", "--format",
+                          "adaptive", "-o", "b.kvq")
+
+    def test_levels_of_channels_their_own_are_no_worse(self) -> None:
+        rows = [self.succeed_json("calibrate", self.model, "--text", self.text, "--samples", "3", "--context", "64",
+                                  "--format", "adaptive", "--bits", "2", "--channel-levels", which, "-o",
+                                  which + ".kvq")["rows"][0] for which in ("shared", "own")]
+        self.assertLess(rows[1]["value_error_db"], rows[0]["value_error_db"])
+
     def test_every_width_of_every_family(self) -> None:
-        for form, widths in (("nuq", "4,3,2"), ("nf", "4,3,2"), ("int", "8,7,6,5,4,3,2")):
+        for form, widths in (("nuq", "4,3,2"), ("nf", "4,3,2"), ("int", "8,7,6,5,4,3,2"),
+                             ("adaptive", "4,3,2.5,2,1.5")):
             self.calibrate(form + "{bits}.kvq", "--format", form, "--bits", widths)
             artifacts = [word for bits in widths.split(",") for word in ("--artifact", f"{form}{bits}.kvq")]
             rows = self.succeed_json("eval", self.model, "--text", self.text, "--context", "64", *artifacts)["rows"][1:]

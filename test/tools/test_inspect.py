@@ -69,6 +69,20 @@ class Inspect(ToolCase):
             found = self.succeed_json("inspect", self.calibrate("a.kvq", *options))
             self.assertEqual((found["key_levels"], found["value_levels"]), (expected, expected), options)
 
+    def test_adaptive_shows_its_bits_and_where_they_went(self) -> None:
+        path = self.calibrate("a.kvq", "--format", "adaptive", "--bits", "2.5", "--outliers", "0")
+        lines = self.lines(path)
+        for expected in ("artifact adaptive", "bits of a key 2.500, of which 2.500 in codes of 1 to 4 bits",
+                         "levels int8 of keys, int8 of values"):
+            self.assertIn(expected.split(), lines)
+        maps = lines[-LAYERS:]
+        for layer, (number, *bars) in enumerate(maps):
+            self.assertEqual((int(number), len(bars)), (layer, 2 * KV_HEADS))
+            self.assertTrue(set("".join(bars)) <= set("▁▂▃▄▅▆█"))
+        found = self.succeed_json("inspect", path)
+        widths = found["layers"][0]["value_widths"]
+        self.assertEqual((len(widths), sum(widths)), (KV_HEADS * 32, 2.5 * KV_HEADS * 32))
+
     def test_statistics(self) -> None:
         self.calibrate("a.kvq", "--stats", "s.stats")
         lines = self.lines("s.stats")

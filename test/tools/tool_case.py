@@ -42,7 +42,7 @@ def read_safetensors(path: pathlib.Path) -> tuple[dict, dict]:
     (length,) = struct.unpack_from("<Q", content)
     header = json.loads(content[8:8 + length])
     metadata, tensors = header.pop("__metadata__"), {}
-    letters = {"F16": "e", "F32": "f", "F64": "d", "U64": "Q"}
+    letters = {"F16": "e", "F32": "f", "F64": "d", "U64": "Q", "U16": "H", "U8": "B"}
     for name, it in header.items():
         begin, end = it["data_offsets"]
         letter = letters[it["dtype"]]

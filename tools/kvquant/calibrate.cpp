@@ -21,6 +21,10 @@ namespace {
 
 enum class q_norm_choice { automatic, on, off };
 
+constexpr double default_outliers = 0.01;
+/// Of a page's elements where the format is `adaptive`.
+constexpr double default_slots = 0.005;
+
 struct calibrate_options {
   common_options common;
   text_options text;
@@ -38,7 +42,7 @@ struct calibrate_options {
   std::uint64_t seed = 0;
 
   bool by_channel() const { return format == adaptive::name; }
-  double outliers() const { return given_outliers.value_or(by_channel() ? 0.005 : 0.01); }
+  double slots() const { return given_outliers.value_or(default_slots); }
 };
 
 using window = std::vector<runtime::token_id>;
@@ -125,8 +129,8 @@ void observe_with_gradients(calibrator& statistics, key_space space, runtime::mo
 calibration_options statistics_options(calibrate_options const& options, runtime::model_config const& config) {
   return {.layers = config.layers,
           .kv_channels = config.kv_channels(),
-          .outlier_fraction_k = options.outliers(),
-          .outlier_fraction_v = options.outliers(),
+          .outlier_fraction_k = options.given_outliers.value_or(default_outliers),
+          .outlier_fraction_v = options.given_outliers.value_or(default_outliers),
           .sinks = options.sinks,
           .max_tokens = static_cast<std::size_t>(options.samples) * static_cast<std::size_t>(options.context),
           .channel_bins = options.by_channel() ? channel_bins : 0};
@@ -211,7 +215,7 @@ artifact<S> fit_with_q_norm(calibrate_options const& options, calibration const&
                   .weights = options.weights,
                   .q_norm = options.q_norm == q_norm_choice::on,
                   .int8_levels = options.int8_levels,
-                  .by_channel = {bits, options.outliers(), options.levels_of},
+                  .by_channel = {bits, options.slots(), options.levels_of},
                   .origin = from.saved.origin};
   artifact<S> plain = fit<S>(from.saved.statistics, how);
   bool const try_both = options.q_norm == q_norm_choice::automatic && S::key_format::fitted &&

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <map>
 #include <memory>
+#include <numeric>
 
 #include "kvquant/cache/cache_io.hpp"
 #include "kvquant/calibrate/artifact_io.hpp"
@@ -107,15 +108,51 @@ std::string decibels(codebook const& it) {
 
 /// Whether integers hold the levels of a side exactly, in every layer.
 template <Format F>
-std::string kind_of_levels(std::vector<layer_artifact> const& layers, codebook layer_artifact::*side, int limit) {
+std::string kind_of_levels(std::vector<layer_artifact> const& layers, detail::side_members const& side, int limit) {
   if (!F::fitted) return "fixed";
+  auto const is_int8 = [&](std::vector<float> const& levels) { return int8_grid_of(levels, limit).holds_all; };
   bool const are_int8 = F::bits <= 4 && std::all_of(layers.begin(), layers.end(), [&](layer_artifact const& layer) {
-                          return int8_grid_of((layer.*side).decode_levels, limit).holds_all;
+                          auto const& tables = (layer.*side.channels).levels;
+                          return is_by_channel<F> ? std::all_of(tables.begin(), tables.end(), is_int8)
+                                                  : is_int8((layer.*side.book).decode_levels);
                         });
   return are_int8 ? "int8" : "float";
 }
 
-nlohmann::json layer_json(layer_artifact const& layer) { return {{"key", layer.key}, {"value", layer.value}}; }
+nlohmann::json layer_json(layer_artifact const& layer) {
+  nlohmann::json out = {{"key", layer.key}, {"value", layer.value}};
+  if (!layer.key_channels.widths.empty()) out["key_widths"] = layer.key_channels.widths;
+  if (!layer.value_channels.widths.empty()) out["value_widths"] = layer.value_channels.widths;
+  return out;
+}
+
+/// The widths of each head's channels, from head to head and from its first channel to its last, a bar for some of
+/// them: the higher, the more bits. Empty where all are alike.
+std::string width_map(channel_codes const& codes, model_shape const& shape) {
+  constexpr std::array<std::string_view, 7> bars = {"▁", "▂", "▃", "▄", "▅", "▆", "█"};  // 1 to 4 bits by halves
+  constexpr int most_bars = 72;
+  if (codes.widths.empty()) return {};
+  int per_head = std::clamp(most_bars / shape.kv_heads, 1, 16);
+  while (shape.head_dim % per_head != 0) --per_head;
+  int const channels = shape.head_dim / per_head;
+  std::string out;
+  for (int first = 0; first < shape.kv_channels(); first += channels) {
+    if (first > 0 && first % shape.head_dim == 0 && per_head > 1) out += ' ';
+    int const bits = std::accumulate(codes.widths.begin() + first, codes.widths.begin() + first + channels, 0);
+    out += bars[static_cast<std::size_t>(std::lround(2.0 * bits / channels)) - 2];
+  }
+  return out;
+}
+
+void add_budget(table& rows, artifact_info const& info) {
+  auto const add = [&](char const* what, int token_bits, double outliers) {
+    if (token_bits == 0) return;
+    double const codes = static_cast<double>(token_bits) / info.shape.head_dim, slots = 8 * sizeof(outlier) * outliers;
+    rows.push_back({what, fmt::format("{:.3f}, of which {:.3f} in codes of 1 to 4 bits", codes + slots, codes)});
+  };
+  add("bits of a key", info.key_token_bits, info.outlier_fraction_k);
+  add("bits of a value", info.value_token_bits, info.outlier_fraction_v);
+}
 
 void inspect_artifact(inspect_options const& options, safetensors_file const& file) {
   artifact_info const info = read_artifact_info(file);
@@ -127,18 +164,22 @@ void inspect_artifact(inspect_options const& options, safetensors_file const& fi
                {"outliers", fmt::format("{} of keys, {} of values", info.outlier_fraction_k, info.outlier_fraction_v)},
                {"sinks", std::to_string(info.sinks)},
                {"Q-Norm", info.q_norm ? "on" : "off"}});
+  add_budget(rows, info);
   table layers = {{"layer", "keys, dB", "outliers, %", "values, dB", "outliers, %"}};
+  table widths = {{"layer", "widths of keys, from 1 bit ▁ to 4 █", "of values"}};
   nlohmann::json reports = nlohmann::json::array();
   std::string key_levels, value_levels;
   visit_spec(info.spec, [&]<class S>(std::type_identity<S>) {
     artifact<S> const it = read_artifact<S>(file);
-    key_levels = kind_of_levels<typename S::key_format>(it.layers, &layer_artifact::key, key_grid_limit);
-    value_levels = kind_of_levels<typename S::value_format>(it.layers, &layer_artifact::value, value_grid_limit);
+    key_levels = kind_of_levels<typename S::key_format>(it.layers, detail::both_sides()[0], key_grid_limit);
+    value_levels = kind_of_levels<typename S::value_format>(it.layers, detail::both_sides()[1], value_grid_limit);
     rows.push_back({"levels", fmt::format("{} of keys, {} of values", key_levels, value_levels)});
     for (layer_artifact const& layer : it.layers) {
       layers.push_back({std::to_string(reports.size()), decibels(layer.key),
                         fmt::format("{:.3f}", 100 * layer.key.outlier_rate), decibels(layer.value),
                         fmt::format("{:.3f}", 100 * layer.value.outlier_rate)});
+      widths.push_back({std::to_string(reports.size()), width_map(layer.key_channels, info.shape),
+                        width_map(layer.value_channels, info.shape)});
       reports.push_back(layer_json(layer));
     }
   });
@@ -149,7 +190,9 @@ void inspect_artifact(inspect_options const& options, safetensors_file const& fi
         {"key_levels", key_levels},
         {"value_levels", value_levels},
         {"layers", reports}});
-  if (!options.common.quiet) print_table(layers);
+  if (options.common.quiet) return;
+  print_table(layers);
+  if (info.key_token_bits > 0 || info.value_token_bits > 0) print_table(widths);
 }
 
 void inspect_statistics(inspect_options const& options, safetensors_file const& file) {

@@ -101,14 +101,13 @@ page_budget budget_of(fit_options::channel_choice const& choice, int head_dim) {
 }
 
 /// Keys by the pairs that RoPE turns, values channel by channel; widths in groups of 8 channels.
-inline width_plan plan_of(model_shape const& shape, bool by_pairs, page_budget const& budget) {
+inline width_plan plan_of(model_shape const& shape, bool by_pairs, int token_bits) {
   constexpr std::size_t group = 8;
   auto const d = static_cast<std::size_t>(shape.head_dim), heads = static_cast<std::size_t>(shape.kv_heads);
   auto const rotary = static_cast<std::size_t>(rope(shape.rope, shape.head_dim).rotary_dim());
   width_plan plan{.units_per_head = by_pairs ? d / 2 : d,
                   .quantum = by_pairs ? group / 2 : group,
-                  .token_bits = static_cast<std::size_t>(budget.token_bits),
-                  .slot_fraction = budget.outlier_fraction};
+                  .token_bits = static_cast<std::size_t>(token_bits)};
   for (std::size_t head = 0; head < heads; ++head)
     for (std::size_t unit = 0; unit < plan.units_per_head; ++unit) {
       auto const [first, second] = pair_of(shape.rope.pairing, rotary, unit);
@@ -123,8 +122,8 @@ inline width_plan plan_of(model_shape const& shape, bool by_pairs, page_budget c
 /// The codes of one side of a layer, and how well they fit: the loss, and that of channels which read as their mean.
 inline channel_codes fit_channels(side_statistics const& side, width_plan const& plan, fit_options const& options,
                                   int grid_limit, codebook& report) {
-  channel_fitter fitter(side, plan, options.by_channel.levels, grid_limit, options.int8_levels);
-  channel_codes codes = fitter.fit();
+  channel_fitter fitter(side, options.by_channel.levels, grid_limit, options.int8_levels);
+  channel_codes codes = fitter.fit(plan);
   report.objective = fitter.objective();
   report.mass = fitter.spread();
   return codes;
@@ -163,11 +162,11 @@ void take_budget(fit_options const& options, int& token_bits, double& outlier_fr
 }
 
 template <Format F>
-void fit_side(side_statistics const& side, fit_options const& options, bool is_key, page_budget const& budget,
-              codebook& book, channel_codes& channels) {
+void fit_side(side_statistics const& side, fit_options const& options, bool is_key, int token_bits, codebook& book,
+              channel_codes& channels) {
   int const limit = is_key ? key_grid_limit : value_grid_limit;
   if constexpr (is_by_channel<F>)
-    channels = fit_channels(side, plan_of(options.shape, is_key, budget), options, limit, book);
+    channels = fit_channels(side, plan_of(options.shape, is_key, token_bits), options, limit, book);
   else
     book = fit_codebook<F>(side, options, limit);
 }
@@ -234,10 +233,8 @@ artifact<S> fit(calibrator const& statistics, fit_options const& options) {
                              .key_sensitivity = detail::to_floats(layer.key.sensitivity),
                              .value_sensitivity = detail::to_floats(layer.value.sensitivity)});
     layer_artifact& to = result.layers.back();
-    detail::fit_side<key_format>(layer.key, options, true, {result.info.key_token_bits, result.info.outlier_fraction_k},
-                                 to.key, to.key_channels);
-    detail::fit_side<value_format>(layer.value, options, false,
-                                   {result.info.value_token_bits, result.info.outlier_fraction_v}, to.value,
+    detail::fit_side<key_format>(layer.key, options, true, result.info.key_token_bits, to.key, to.key_channels);
+    detail::fit_side<value_format>(layer.value, options, false, result.info.value_token_bits, to.value,
                                    to.value_channels);
   }
   return result;
