@@ -43,7 +43,7 @@ std::optional<bytes> with_right_hash(bytes const& content) {
   auto& metadata = header["__metadata__"];
   if (!metadata["description"].is_string()) return std::nullopt;
   metadata["kind"] = kvquant::artifact_kind;
-  metadata["version"] = kvquant::artifact_version;
+  if (metadata["version"] != kvquant::local_version) metadata["version"] = kvquant::plain_version;
   auto const data = rest.subspan(static_cast<std::size_t>(length));
   metadata["hash"] = kvquant::detail::content_hash(metadata["description"].get<std::string>(), data);
   std::string const json = header.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);

@@ -30,8 +30,7 @@ void check_pages(tiny_cache const& cache, sequence const& of) {
           fail("a slot out of range");
 }
 
-void read(std::span<std::byte const> content) {
-  static tiny_cache cache(8);
+void read(std::span<std::byte const> content, tiny_cache& cache) {
   std::size_t const free = cache.free_blocks();
   try {
     sequence_file const file(content, "fuzz");
@@ -49,8 +48,11 @@ void read(std::span<std::byte const> content) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(std::uint8_t const* data, std::size_t size) {
+  static tiny_cache whole(8), windowed(8, 70);
   auto const content = std::as_bytes(std::span(data, size));
-  if (auto const repaired = with_right_prefix(content)) read(*repaired);
-  read(content);
+  for (tiny_cache* const cache : {&whole, &windowed}) {
+    if (auto const repaired = with_right_prefix(content)) read(*repaired, *cache);
+    read(content, *cache);
+  }
   return 0;
 }

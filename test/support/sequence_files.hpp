@@ -21,20 +21,24 @@
 
 namespace kvquant::test {
 
-/// One layer, one head, 2 sinks. The seeds of the fuzzer are its sequences.
+/// One layer, one head, 2 sinks; with a window, if it is to have one, and nothing kept behind it. The seeds of the
+/// fuzzer are its sequences.
 struct tiny_cache : row_major_cache<spec<nuq<2>, nuq<2>>> {
-  static artifact_choice choice() {
-    return {.shape = {.layers = 1, .q_heads = 1, .kv_heads = 1, .head_dim = 16, .rope = {}},
-            .fraction_k = 0.012,
-            .fraction_v = 0.012,
-            .sinks = 2};
+  static artifact_choice choice(int window = 0) {
+    artifact_choice it{.shape = {.layers = 1, .q_heads = 1, .kv_heads = 1, .head_dim = 16, .rope = {}},
+                       .fraction_k = 0.012,
+                       .fraction_v = 0.012,
+                       .sinks = 2};
+    if (window > 0) it.shape.local = {.layers = {0}, .window = window};
+    return it;
   }
   static token_stream const& stream() {
     static token_stream const it(choice().shape, 256);
     return it;
   }
-  explicit tiny_cache(std::size_t pages = 3)
-      : kv_cache(artifact_for<spec_type>(stream(), choice()), {.max_tokens = pages * page_tokens}) {}
+  explicit tiny_cache(std::size_t pages = 3, int window = 0)
+      : kv_cache(artifact_for<spec_type>(stream(), choice(window)),
+                 {.max_tokens = pages * page_tokens, .rewind_tokens = 0}) {}
 };
 
 /// `file` with magic, version, size and checksum as they should be; none where it has no description.

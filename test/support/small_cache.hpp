@@ -167,7 +167,7 @@ std::vector<canonical_page<typename Cache::spec_type>> pages_of(Cache const& cac
   for (int layer = 0; layer < static_cast<int>(cache.layers()); ++layer)
     for (std::size_t index = 0; index < cache.view(of, layer).pages.size(); ++index)
       for (std::size_t head = 0; head < cache.kv_heads(); ++head)
-        cache.read_page(of, layer, index, head, pages.emplace_back());
+        cache.read_page(of, layer, cache.view(of, layer).gone + index, head, pages.emplace_back());
   return pages;
 }
 

@@ -62,7 +62,7 @@ class Inputs(ToolCase):
     def test_unknown_architectures(self) -> None:
         model = self.write_model("other.gguf", "--architecture", "mamba")
         for words in self.commands(model, self.text)[1:]:
-            self.expect_error(1, ["other.gguf", '"mamba"', "expected llama or qwen2"], *words)
+            self.expect_error(1, ["other.gguf", '"mamba"', "expected one of llama, qwen2, gemma3"], *words)
 
 
 class BrokenModels(ToolCase):
