@@ -172,6 +172,7 @@ model_config read_model_config(gguf_file const& file) {
   if (traits.scaled_embeddings) config.embedding_scale = std::sqrt(static_cast<float>(config.hidden));
   config.softmax_scale = softmax_scale_of(config);
   config.rope = read_rope(file, keys, traits, config);
+  check(file, config);  // before as many layers as the file says are counted
   config.local = read_local(keys, traits, config);
   check(file, config);
   return config;

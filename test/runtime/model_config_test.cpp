@@ -199,6 +199,8 @@ TEST_CASE("shapes that cannot be are refused with the file's name") {
        "keys and values of different length"},
       {error_with("attention.key_length", huge), errc::bad_file, "head_dim is 2147483647"},
       {read_error(changed().with("llama.block_count", huge).writer), errc::bad_file, "layers is 2147483647"},
+      {read_error(changed({.architecture = "gemma3"}).with("gemma3.block_count", huge).writer), errc::bad_file,
+       "layers is 2147483647"},
       {read_error(changed().with("llama.attention.head_count", 2147483646u).writer), errc::bad_file,
        "q_heads is 2147483646"},
       {read_error(changed().with("llama.rope.dimension_count", 7u).writer), errc::bad_file, "rotary_dim is 7"},
