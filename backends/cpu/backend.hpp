@@ -21,7 +21,7 @@ struct backend_in {
   static support supports(artifact_info const& info) { return cpu::supports(info); }
 };
 
-/// Codes are multiplied as integers: within 1 % of the exact result over the same pages.
+/// Codes are multiplied as integers: within about 1 % of the exact result over the same pages.
 using backend = backend_in<arithmetic::integer>;
 /// The same pages in floats, for what has to be exact.
 using float_backend = backend_in<arithmetic::floating>;

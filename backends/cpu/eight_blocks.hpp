@@ -3,7 +3,6 @@
 /// Eight blocks of 64 codes in exactly their bits, so that a kernel unpacks them with a byte permute each.
 ///
 /// 4 bits: byte k of line i holds code k of blocks 2i (low) and 2i + 1. 2 bits: of blocks 4i to 4i + 3, low to high.
-/// 1 bit: of all eight, low to high.
 /// 3 bits: byte k of line i < 3 holds code k of blocks 2i and 2i + 1 and two bits more, which are the low two of block
 /// 6 in line 0, the low two of block 7 in line 1, and the third bits of both in line 2.
 
@@ -18,7 +17,7 @@ template <int Bits>
 inline constexpr std::size_t packed_block_bytes = block_codes / 8 * Bits;
 
 template <int Bits>
-concept QuadWidth = Bits >= 1 && Bits <= 4;
+concept QuadWidth = Bits == 2 || Bits == 3 || Bits == 4;
 
 template <int Bits>
   requires QuadWidth<Bits>
@@ -34,11 +33,6 @@ void pack_blocks(std::array<std::uint8_t, block_codes> const& codes, std::uint8_
       for (std::size_t line = 0; line < 2; ++line)
         put(line, k,
             code(4 * line, k) | code(4 * line + 1, k) << 2 | code(4 * line + 2, k) << 4 | code(4 * line + 3, k) << 6);
-    if constexpr (Bits == 1) {
-      unsigned byte = 0;
-      for (std::size_t block = 0; block < 8; ++block) byte |= code(block, k) << block;
-      put(0, k, byte);
-    }
     if constexpr (Bits == 3) {
       unsigned const six = code(6, k), seven = code(7, k);
       put(0, k, code(0, k) | code(1, k) << 3 | (six & 3) << 6);
@@ -61,8 +55,6 @@ void unpack_blocks(std::uint8_t const* packed, std::array<std::uint8_t, block_co
       for (std::size_t block = 0; block < 8; ++block) put(block, k, line(block / 2, k) >> (block % 2 * 4) & mask);
     if constexpr (Bits == 2)
       for (std::size_t block = 0; block < 8; ++block) put(block, k, line(block / 4, k) >> (block % 4 * 2) & mask);
-    if constexpr (Bits == 1)
-      for (std::size_t block = 0; block < 8; ++block) put(block, k, line(0, k) >> block & mask);
     if constexpr (Bits == 3) {
       for (std::size_t block = 0; block < 6; ++block) put(block, k, line(block / 2, k) >> (block % 2 * 3) & mask);
       put(6, k, line(0, k) >> 6 | (line(2, k) >> 6 & 1) << 2);

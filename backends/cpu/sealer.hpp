@@ -69,6 +69,8 @@ class sealer {
     return kernels_ ? kernels_->range_of(token, rank_, mine.scratch) : definition_.range_of(token, mine.plain);
   }
 
+  static clamp_counts& clamps(worker& mine) { return mine.plain.clamps; }
+
   void seal(head_tokens const& tokens, std::span<std::byte> bytes, worker& mine) const {
     if (!kernels_) return definition_.seal(tokens, bytes, mine.plain);
     canonical_page<S>& page = mine.plain.page;

@@ -49,6 +49,9 @@ class appender {
     return bytes;
   }
 
+  /// Of formats that are `by_channel`, of which the device seals none.
+  clamp_counts clamps() const { return {}; }
+
   template <TokenElement T>
   void check(view2d<T const> k, view2d<T const> v) const {
     if (k.rows == 0) return;

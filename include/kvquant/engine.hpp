@@ -60,6 +60,8 @@ class engine {
   virtual void attend(int layer, std::span<attend_request const> batch, executor_ref executor) const = 0;
   /// Of the pages and tables; see `kv_cache::bytes`.
   virtual byte_report bytes() const = 0;
+  /// See `kv_cache::clamps`.
+  virtual clamp_counts clamps() const = 0;
 };
 
 namespace detail {
@@ -96,6 +98,7 @@ class engine_of final : public engine {
     attention_(layer, args, executor);
   }
   byte_report bytes() const override { return cache_.bytes(); }
+  clamp_counts clamps() const override { return cache_.clamps(); }
 
  private:
   using cache_type = kv_cache<S, typename B::template page_layout<S>>;

@@ -124,6 +124,39 @@ TEST_CASE("saved and loaded, and refused by a cache of other widths", "[cache]")
   CHECK_THAT(refused.text, says("k_token_bits is 80, expected 64"));
 }
 
+TEST_CASE("values beyond what calibration saw are clamped and counted, once for each that is sealed", "[cache]") {
+  artifact<S> it = made();
+  for (layer_artifact& layer : it.layers)
+    for (channel_codes* const codes : {&layer.key_channels, &layer.value_channels})
+      std::fill(codes->seen.begin(), codes->seen.end(), make_range(-1, 1));
+  cache_type cache(it, {.max_tokens = 64 * 16, .sinks = 2});
+  auto tokens = cache.open();
+  CHECK(cache.clamps().keys == 0);
+  append_tokens(cache, tokens, stream(), 0, 2 + 63);
+  CHECK(cache.clamps().keys == 0);
+  append_tokens(cache, tokens, stream(), 65, 70);
+  std::uint64_t beyond_keys = 0, beyond_values = 0;
+  for (int layer = 0; layer < 2; ++layer)
+    for (std::size_t t = 2; t < 2 + 2 * 64; ++t)
+      for (std::size_t c = 0; c < 64; ++c) {
+        beyond_keys += std::abs(to_float(to_half(stream().keys(layer, t, 1)(0, c)))) > 1 ? 1u : 0u;
+        beyond_values += std::abs(to_float(to_half(stream().values(layer, t, 1)(0, c)))) > 1 ? 1u : 0u;
+      }
+  clamp_counts const found = cache.clamps();
+  CHECK(found.keys == 2 * 2 * 64 * 64);
+  CHECK(found.values == found.keys);
+  CHECK(found.clamped_keys == beyond_keys);
+  CHECK(found.clamped_values == beyond_values);
+  CHECK(found.key_rate() == Approx(static_cast<double>(beyond_keys) / static_cast<double>(found.keys)));
+
+  canonical_page<S> page;  // far beyond, a code reads as the outermost level
+  float_matrix far(64, 64, 1000.0f);
+  cache.truncate(tokens, 2);
+  for (int layer = 0; layer < 2; ++layer) cache.append(tokens, layer, far.view(), far.view());
+  cache.read_page(tokens, 0, 0, 0, page);
+  for (std::size_t c = 0; c < 32; ++c) CHECK(page.k_codes[c] == (1 << it.layers[0].key_channels.widths[c]) - 1);
+}
+
 TEST_CASE("an artifact whose heads have other bits than it says is refused", "[cache]") {
   artifact<S> it = made();
   it.info.key_token_bits = 72;

@@ -283,6 +283,17 @@ class Choices(CalibrateCase):
                           "--samples", "2", "--context", "64", "--format", "adaptive", "--bits", "1.1", "--outliers",
                           "0.01", "-o", "b.kvq", "--quiet")
 
+    def test_eval_counts_what_lies_beyond_the_calibration(self) -> None:
+        self.calibrate("a.kvq", "--format", "adaptive", "--bits", "3")
+        command = ("eval", self.model, "--context", "256", "--artifact", "a.kvq", "--text")
+        alike = self.succeed_json(*command, self.text)["rows"]
+        self.assertNotIn("clamped_keys", alike[0])
+        other = self.folder / "other.txt"
+        other.write_text("".join(chr(33 + i * 7 % 90) for i in range(600)))
+        unlike = self.succeed_json(*command, other)["rows"][1]
+        self.assertLess(alike[1]["clamped_values"], unlike["clamped_values"])
+        self.assertIn("lie beyond what its calibration saw", self.succeed(*command, other))
+
     def test_adaptive_needs_statistics_of_channels(self) -> None:
         self.calibrate("a.kvq", "--stats", "s.stats")
         self.expect_error(1, ["the keys of each channel"], "calibrate", "--from-stats", "s.stats", "--format",

@@ -195,8 +195,23 @@ nlohmann::json to_json(std::vector<eval_row> const& rows, std::size_t window_tok
                    {"top1_agreement", it.top1_agreement},
                    {"bits_per_element", it.bits_per_element},
                    {"bits_per_element_32k", it.bits_at_32k}});
+    if (clamp_counts const clamps = row.cache->clamps(); clamps.keys + clamps.values > 0) {
+      out.back()["clamped_keys"] = clamps.key_rate();
+      out.back()["clamped_values"] = clamps.value_rate();
+    }
   }
   return out;
+}
+
+/// Says which caches met what their calibration had not seen.
+void print_clamps(std::vector<eval_row> const& rows) {
+  constexpr double worth_saying = 1e-3;
+  for (eval_row const& row : rows)
+    if (clamp_counts const it = row.cache->clamps(); std::max(it.key_rate(), it.value_rate()) > worth_saying)
+      fmt::print(
+          "{}: {:.2f} % of the keys and {:.2f} % of the values lie beyond what its calibration saw: calibrate on "
+          "a text that is more like this one\n",
+          row.cache->name(), 100 * it.key_rate(), 100 * it.value_rate());
 }
 
 void eval(eval_options const& options) {
@@ -226,6 +241,7 @@ void eval(eval_options const& options) {
   fmt::print("{}: {} windows of {} tokens, {} predictions, {}\n", one_line(opened.config.name), windows.size(),
              options.context, predictions, options.mode);
   print_rows(rows, window_tokens);
+  print_clamps(rows);
 }
 
 }  // namespace

@@ -48,6 +48,7 @@ class packed_cache final : public evaluated_cache {
     double const elements = 2.0 * info.shape.layers * info.shape.kv_channels() * static_cast<double>(tokens);
     return 8 * (fixed + per_page * static_cast<double>(pages)) / elements;
   }
+  clamp_counts clamps() const override { return cache_->clamps(); }
 
  private:
   std::unique_ptr<engine> cache_;

@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 
+#include "kvquant/cache/page_sealer.hpp"
 #include "runtime/cache_engine.hpp"
 #include "runtime/model.hpp"
 #include "runtime/simulation/simulator.hpp"
@@ -23,6 +24,8 @@ class evaluated_cache {
   virtual runtime::matrix forward(runtime::model const& model, std::span<runtime::token_id const> ids) = 0;
   /// Bits allocated per key or value for a sequence of `tokens`, after a window at least was seen.
   virtual double bits_at(std::size_t tokens) const = 0;
+  /// Of what it has sealed.
+  virtual clamp_counts clamps() const { return {}; }
 };
 
 /// Keys and values are rounded where they arise.

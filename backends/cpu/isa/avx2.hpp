@@ -232,7 +232,6 @@ inline __m256i join_code(__m256i low_two, __m256i third) {
 template <int Bits, std::size_t Block>
 [[gnu::always_inline]] inline __m256i unpack_half(std::uint8_t const* packed, code_table<Bits> const& table) {
   auto const line = [&](std::size_t i) { return load(packed + 64 * i); };
-  if constexpr (Bits == 1) return table.template look_up<Block>(line(0));
   if constexpr (Bits == 4) return table.template look_up<Block % 2 * 4>(line(Block / 2));
   if constexpr (Bits == 2) return table.template look_up<Block % 4 / 2 * 4>(line(Block / 4), Block % 2);
   if constexpr (Bits == 3 && Block < 6) return table.template look_up<Block % 2 * 3>(line(Block / 2));

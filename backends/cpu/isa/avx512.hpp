@@ -139,13 +139,12 @@ using x86::dot_each;
 /// does not matter.
 template <int Bits>
 struct code_table {
-  static constexpr std::size_t places = Bits == 1 ? 1 : Bits == 4 ? 2 : 3;
+  static constexpr std::size_t places = Bits == 2 ? 3 : Bits == 3 ? 3 : 2;
   bytes at[places];
 
   explicit code_table(std::uint8_t const* table) {
     alignas(64) std::uint8_t entries[places][64];
     for (unsigned i = 0; i < 64; ++i) {
-      if constexpr (Bits == 1) entries[0][i] = table[i & 1];
       if constexpr (Bits == 4)
         for (std::size_t place = 0; place < 2; ++place) entries[place][i] = table[i >> (2 * place) & 15];
       if constexpr (Bits == 2)
@@ -164,7 +163,6 @@ struct code_table {
 template <int Bits, std::size_t Block>
 [[gnu::always_inline]] inline bytes unpack_block(std::uint8_t const* packed, code_table<Bits> const& table) {
   auto const line = [&](std::size_t i) { return load_bytes(packed + 64 * i).v; };
-  if constexpr (Bits == 1) return table.look_up(0, Block == 0 ? line(0) : _mm512_srli_epi16(line(0), Block));
   if constexpr (Bits == 4)
     return table.look_up(Block % 2, Block % 2 == 0 ? line(Block / 2) : _mm512_srli_epi16(line(Block / 2), 2));
   if constexpr (Bits == 2)

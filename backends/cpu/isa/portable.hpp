@@ -281,7 +281,6 @@ template <int Bits, std::size_t Block>
 HWY_INLINE auto codes_of_quarter(std::uint8_t const* packed) {
   auto const line = [&](std::size_t i) { return hn::LoadU(bytes::tag{}, packed + 64 * i); };
   constexpr int mask = (1 << Bits) - 1;
-  if constexpr (Bits == 1) return bits<Block, mask>(line(0));
   if constexpr (Bits == 4) return bits<Block % 2 * 4, mask>(line(Block / 2));
   if constexpr (Bits == 2) return bits<Block % 4 * 2, mask>(line(Block / 4));
   if constexpr (Bits == 3 && Block < 6) return bits<Block % 2 * 3, mask>(line(Block / 2));

@@ -4,11 +4,14 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <concepts>
 #include <cstddef>
+#include <cstdint>
 #include <memory_resource>
 #include <span>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "kvquant/cache/layout_sealer.hpp"
@@ -63,6 +66,7 @@ const&, appender_options const& > &&requires(A& appender, A const& constant, int
   { constant.layers() } -> std::same_as<std::size_t>;
   { constant.quantizers(layer) } -> std::same_as<page_sealer<S> const&>;
   { constant.table_bytes() } -> std::same_as<std::size_t>;
+  { constant.clamps() } -> std::same_as<clamp_counts>;
   constant.check(rows, rows);
   appender.append(work, executor);
   constant.wait();
@@ -88,6 +92,11 @@ class host_appender {
     std::size_t bytes = 0;
     for (auto const& it : sealers_) bytes += it.table_bytes();
     return bytes;
+  }
+  clamp_counts clamps() const {
+    clamp_counts all;
+    for_each_count(all, [](std::atomic<std::uint64_t> const& total, std::uint64_t& to) { to = total; });
+    return all;
   }
   template <TokenElement T>
   void check(view2d<T const> k, view2d<T const> v) const {
@@ -154,11 +163,22 @@ class host_appender {
       if (reused > 0) tokens.before = {before + head * bytes, bytes};
       sealer.seal(tokens, {block + head * bytes, bytes}, scratch->workers[static_cast<std::size_t>(worker)]);
     });
+    for (typename sealer_type::worker& it : scratch->workers)
+      for_each_count(sealer_type::clamps(it),
+                     [](std::atomic<std::uint64_t>& total, std::uint64_t& from) { total += std::exchange(from, 0); });
+  }
+
+  /// `f(total of all calls, count)` for each member.
+  template <class F>
+  void for_each_count(clamp_counts& of, F&& f) const {
+    std::uint64_t* const members[] = {&of.keys, &of.values, &of.clamped_keys, &of.clamped_values};
+    for (std::size_t i = 0; i < clamp_totals_.size(); ++i) f(clamp_totals_[i], *members[i]);
   }
 
   appender_options options_;
   std::vector<sealer_type> sealers_;  // [layers]
   scratch_pool<sealing> scratch_;
+  mutable std::array<std::atomic<std::uint64_t>, 4> clamp_totals_{};  // the members of `clamp_counts`
 };
 
 namespace detail {

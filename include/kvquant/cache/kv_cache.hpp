@@ -137,6 +137,12 @@ class kv_cache {
   byte_report bytes(sequence const& of) const;
   /// Of the pages, all taken together, and the tables. Sequences' sinks, tails and page tables are not in it.
   byte_report bytes() const;
+  /// Of all that was sealed since the cache was made, of formats that are `by_channel`. A rate far above that of the
+  /// calibration's text says that the model is used on what calibration has not seen.
+  clamp_counts clamps() const {
+    wait();
+    return appender_.clamps();
+  }
   std::size_t elements(sequence const& of) const { return 2 * of.tokens() * layers() * kv_channels(); }
   std::size_t free_blocks() const { return pool_->free_blocks(); }
 

@@ -26,7 +26,8 @@ struct head_tokens {
 };
 
 /// Seals the pages of one layer, bit by bit as `page_sealer` and the layout say. `worker` is the scratch of one thread;
-/// const calls with workers of their own may overlap. `range_of` is that of a token's values, over all KV heads.
+/// const calls with workers of their own may overlap. `range_of` is that of a token's values, over all KV heads;
+/// `clamps` what the worker has counted.
 template <class T, class S>
 concept Sealer = PackedSpec<S> && std::constructible_from < T,
         artifact<S>
@@ -37,6 +38,7 @@ const&, int,
   { sealer.table_bytes() } -> std::same_as<std::size_t>;
   { sealer.make_worker() } -> std::same_as<typename T::worker>;
   { sealer.range_of(token, mine) } -> std::same_as<value_range>;
+  { T::clamps(mine) } -> std::same_as<clamp_counts&>;
   sealer.seal(tokens, page, mine);
 };
 
@@ -54,6 +56,8 @@ class layout_sealer {
   std::size_t table_bytes() const { return quantizers_.table_bytes(); }
   worker make_worker() const { return quantizers_.make_worker(); }
   value_range range_of(std::span<half const> token, worker& mine) const { return quantizers_.range_of(token, mine); }
+
+  static clamp_counts& clamps(worker& mine) { return mine.clamps; }
 
   void seal(head_tokens const& tokens, std::span<std::byte> page, worker& mine) const {
     page_geometry const geometry = quantizers_.geometry(tokens.head);

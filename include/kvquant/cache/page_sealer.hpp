@@ -57,6 +57,21 @@ class slot_selector {
   std::vector<candidate> candidates_, order_;
 };
 
+/// Of formats that are `by_channel`: how many of the values that were sealed lay beyond what calibration had seen of
+/// their channels. They read as the outermost level, unless a slot has what is missing.
+struct clamp_counts {
+  std::uint64_t keys = 0, values = 0;
+  std::uint64_t clamped_keys = 0, clamped_values = 0;
+
+  double key_rate() const { return rate(clamped_keys, keys); }
+  double value_rate() const { return rate(clamped_values, values); }
+
+ private:
+  static double rate(std::uint64_t part, std::uint64_t all) {
+    return all == 0 ? 0 : static_cast<double>(part) / static_cast<double>(all);
+  }
+};
+
 /// The quantizers of one layer. Const calls may overlap.
 template <PackedSpec S>
 class page_sealer {
@@ -68,7 +83,9 @@ class page_sealer {
         k_sensitivity_(it.layers[static_cast<std::size_t>(layer)].key_sensitivity),
         v_sensitivity_(it.layers[static_cast<std::size_t>(layer)].value_sensitivity),
         k_widths_(it.layers[static_cast<std::size_t>(layer)].key_channels.widths),
-        v_widths_(it.layers[static_cast<std::size_t>(layer)].value_channels.widths) {
+        v_widths_(it.layers[static_cast<std::size_t>(layer)].value_channels.widths),
+        k_seen_(it.layers[static_cast<std::size_t>(layer)].key_channels.seen),
+        v_seen_(it.layers[static_cast<std::size_t>(layer)].value_channels.seen) {
     std::size_t const channels = keys_.channels();
     require(k_sensitivity_.size() == channels && v_sensitivity_.size() == channels, errc::bad_shape, "artifact: layer ",
             layer, " has sensitivities of ", k_sensitivity_.size(), " key and ", v_sensitivity_.size(),
@@ -94,7 +111,7 @@ class page_sealer {
   std::span<float const> value_sensitivity() const { return v_sensitivity_; }
   std::size_t table_bytes() const {
     return keys_.bytes() + values_.bytes() + (k_sensitivity_.size() + v_sensitivity_.size()) * sizeof(float) +
-           k_widths_.size() + v_widths_.size();
+           k_widths_.size() + v_widths_.size() + (k_seen_.size() + v_seen_.size()) * sizeof(value_range);
   }
 
   /// Scratch of one thread.
@@ -103,9 +120,10 @@ class page_sealer {
     std::vector<float> token;  // [kv_channels]
     slot_selector slots;
     canonical_page<S> page;
+    clamp_counts clamps{};  ///< of all that it has sealed
   };
   worker make_worker() const {
-    return {values_.make_selector(), std::vector<float>(keys_.channels()), {}, canonical_page<S>(geometry_)};
+    return {values_.make_selector(), std::vector<float>(keys_.channels()), {}, canonical_page<S>(geometry_), {}};
   }
 
   /// The range of one token's values, [kv_channels], over all KV heads; zeros where the format has none.
@@ -143,6 +161,8 @@ class page_sealer {
                   page.v_codes[token * d + channel] = code;
                   return residual_of(x, values_.decode(first + channel, map, code));
                 });
+      count_clamped(k_seen_, k.middle_cols(first, d), first, mine.clamps.keys, mine.clamps.clamped_keys);
+      count_clamped(v_seen_, v.middle_cols(first, d), first, mine.clamps.values, mine.clamps.clamped_values);
     }
   }
 
@@ -156,6 +176,20 @@ class page_sealer {
         auto const bits = std::accumulate(of_head.begin(), of_head.end(), std::size_t{0});
         require(bits == token_bits, errc::bad_value, "artifact: ", side, " of head ", first / geometry_.head_dim,
                 " have ", bits, " bits a token, expected ", token_bits);
+      }
+    }
+  }
+
+  /// `x`: the channels from `first` on. Nothing is counted where calibration has not said what it saw.
+  static void count_clamped(std::span<value_range const> seen, view2d<half const> x, std::size_t first,
+                            std::uint64_t& all, std::uint64_t& clamped) {
+    if (seen.empty()) return;
+    all += x.rows * x.cols;
+    for (std::size_t channel = 0; channel < x.cols; ++channel) {
+      float const low = seen[first + channel].low(), high = seen[first + channel].high();
+      for (std::size_t row = 0; row < x.rows; ++row) {
+        float const value = to_float(x(row, channel));
+        clamped += value < low || value > high ? 1u : 0u;
       }
     }
   }
@@ -193,6 +227,7 @@ class page_sealer {
   value_side<typename S::value_format> values_;
   std::vector<float> k_sensitivity_, v_sensitivity_;  // [kv_channels]
   std::vector<std::uint8_t> k_widths_, v_widths_;     // [kv_channels], or empty
+  std::vector<value_range> k_seen_, v_seen_;          // [kv_channels], or empty
 };
 
 }  // namespace kvquant
