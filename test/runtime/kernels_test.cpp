@@ -179,29 +179,45 @@ TEST_CASE("the gradient of softmax agrees with double precision") {
 
 double sigmoid_of(double x) { return 1 / (1 + std::exp(-x)); }
 
+/// An activation f of a gate and its derivative, in double precision.
+struct activation_of_gate {
+  double value, slope;
+};
+
+/// f(gate) · up and its gradients with respect to both, in place too. `f(gate)`: an `activation_of_gate`.
+template <class F>
+void check_gated(decltype(kernels::silu_multiply)& multiply, decltype(kernels::silu_multiply_backward)& backward,
+                 floats const& gate, floats const& up, floats const& dy, double tolerance, F&& f) {
+  std::size_t const n = gate.size();
+  doubles out, d_gate, d_up;
+  for (std::size_t i = 0; i < n; ++i) {
+    double const u = up[i], d = dy[i];
+    auto const [value, slope] = f(double{gate[i]});
+    out.push_back(value * u);
+    d_gate.push_back(d * u * slope);
+    d_up.push_back(d * value);
+  }
+  floats found(n), found_gate = gate, found_up = up;
+  multiply(gate, up, found);
+  backward(found_gate, found_up, dy);
+  INFO("n = " << n);
+  CHECK(distance(found, out) < tolerance);
+  CHECK(distance(found_gate, d_gate) < tolerance);
+  CHECK(distance(found_up, d_up) < tolerance);
+
+  floats in_place = gate;
+  multiply(in_place, up, in_place);
+  CHECK(in_place == found);
+}
+
 TEST_CASE("SiLU and its gradient agree with double precision") {
   float const scale = GENERATE(1e-3f, 1.0f, 20.0f);
-  for (std::size_t const n : sizes()) {
-    auto const gate = random_floats(n, 11, scale), up = random_floats(n, 12), dy = random_floats(n, 13);
-    doubles out, d_gate, d_up;
-    for (std::size_t i = 0; i < n; ++i) {
-      double const g = gate[i], u = up[i], d = dy[i], s = sigmoid_of(g);
-      out.push_back(g * s * u);
-      d_gate.push_back(d * u * (s + g * s * (1 - s)));
-      d_up.push_back(d * g * s);
-    }
-    floats found(n), found_gate = gate, found_up = up;
-    kernels::silu_multiply(gate, up, found);
-    kernels::silu_multiply_backward(found_gate, found_up, dy);
-    INFO("n = " << n);
-    CHECK(distance(found, out) < 2e-6);
-    CHECK(distance(found_gate, d_gate) < 2e-6);
-    CHECK(distance(found_up, d_up) < 2e-6);
-
-    floats in_place = gate;
-    kernels::silu_multiply(in_place, up, in_place);
-    CHECK(in_place == found);
-  }
+  for (std::size_t const n : sizes())
+    check_gated(kernels::silu_multiply, kernels::silu_multiply_backward, random_floats(n, 11, scale),
+                random_floats(n, 12), random_floats(n, 13), 2e-6, [](double g) {
+                  double const s = sigmoid_of(g);
+                  return activation_of_gate{g * s, s + g * s * (1 - s)};
+                });
 }
 
 TEST_CASE("SiLU of gates beyond the range of the exponential is the gate or nothing") {
@@ -228,23 +244,12 @@ TEST_CASE("GELU in its tanh form and its derivative") {
   auto const gelu = [](double x) {
     return 0.5 * x * (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
   };
-  for (std::size_t const n : sizes()) {
-    auto const gate = random_floats(n, 21, 3), up = random_floats(n, 22), dy = random_floats(n, 23);
-    std::vector<double> out, d_gate, d_up;
-    for (std::size_t i = 0; i < n; ++i) {
-      double const g = gate[i], step = 1e-5;
-      out.push_back(gelu(g) * up[i]);
-      d_gate.push_back(dy[i] * up[i] * (gelu(g + step) - gelu(g - step)) / (2 * step));
-      d_up.push_back(dy[i] * gelu(g));
-    }
-    floats found(n), found_gate = gate, found_up = up;
-    kernels::gelu_multiply(gate, up, found);
-    kernels::gelu_multiply_backward(found_gate, found_up, dy);
-    INFO("n = " << n);
-    CHECK(distance(found, out) < 3e-6);
-    CHECK(distance(found_gate, d_gate) < 3e-6);
-    CHECK(distance(found_up, d_up) < 3e-6);
-  }
+  for (std::size_t const n : sizes())
+    check_gated(kernels::gelu_multiply, kernels::gelu_multiply_backward, random_floats(n, 21, 3), random_floats(n, 22),
+                random_floats(n, 23), 3e-6, [&](double g) {
+                  constexpr double step = 1e-5;
+                  return activation_of_gate{gelu(g), (gelu(g + step) - gelu(g - step)) / (2 * step)};
+                });
 }
 
 TEST_CASE("GELU of large gates is the gate or nothing") {

@@ -108,13 +108,14 @@ std::string decibels(codebook const& it) {
 
 /// Whether integers hold the levels of a side exactly, in every layer.
 template <Format F>
-std::string kind_of_levels(std::vector<layer_artifact> const& layers, detail::side_members const& side, int limit) {
+std::string kind_of_levels(std::vector<layer_artifact> const& layers, codebook layer_artifact::*book,
+                           channel_codes layer_artifact::*channels, int limit) {
   if (!F::fitted) return "fixed";
   auto const is_int8 = [&](std::vector<float> const& levels) { return int8_grid_of(levels, limit).holds_all; };
   bool const are_int8 = F::bits <= 4 && std::all_of(layers.begin(), layers.end(), [&](layer_artifact const& layer) {
-                          auto const& tables = (layer.*side.channels).levels;
+                          auto const& tables = (layer.*channels).levels;
                           return is_by_channel<F> ? std::all_of(tables.begin(), tables.end(), is_int8)
-                                                  : is_int8((layer.*side.book).decode_levels);
+                                                  : is_int8((layer.*book).decode_levels);
                         });
   return are_int8 ? "int8" : "float";
 }
@@ -171,8 +172,10 @@ void inspect_artifact(inspect_options const& options, safetensors_file const& fi
   std::string key_levels, value_levels;
   visit_spec(info.spec, [&]<class S>(std::type_identity<S>) {
     artifact<S> const it = read_artifact<S>(file);
-    key_levels = kind_of_levels<typename S::key_format>(it.layers, detail::both_sides()[0], key_grid_limit);
-    value_levels = kind_of_levels<typename S::value_format>(it.layers, detail::both_sides()[1], value_grid_limit);
+    key_levels = kind_of_levels<typename S::key_format>(it.layers, &layer_artifact::key, &layer_artifact::key_channels,
+                                                        key_grid_limit);
+    value_levels = kind_of_levels<typename S::value_format>(it.layers, &layer_artifact::value,
+                                                            &layer_artifact::value_channels, value_grid_limit);
     rows.push_back({"levels", fmt::format("{} of keys, {} of values", key_levels, value_levels)});
     for (layer_artifact const& layer : it.layers) {
       layers.push_back({std::to_string(reports.size()), decibels(layer.key),

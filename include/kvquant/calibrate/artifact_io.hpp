@@ -163,10 +163,9 @@ inline std::array<side_members, 2> both_sides() {
            {"value", &layer_artifact::value, &layer_artifact::value_sensitivity, &layer_artifact::value_channels}}};
 }
 
-/// "<side>.widths", "<side>.maps", "<side>.seen" (binary16, lower and upper in turn) and "<side>.table_of" of every
-/// channel;
-/// "<side>.table_widths" [layers, tables], and "<side>.tables" [layers, tables, 2^F::bits], of which a table has the
-/// first 2^width, the last of them repeated.
+/// Of every channel "<side>.widths", "<side>.maps", "<side>.seen" (binary16, lower and upper in turn) and
+/// "<side>.table_of"; then "<side>.table_widths" [layers, tables] and "<side>.tables" [layers, tables, 2^F::bits], of
+/// which a table has the first 2^width, the last of them repeated.
 template <Format F>
 void add_channel_codes(safetensors_writer& file, side_members const& side, std::vector<layer_artifact> const& layers) {
   auto const of = [&](std::size_t layer) -> channel_codes const& { return layers[layer].*side.channels; };

@@ -155,7 +155,7 @@ class channel_fitter {
     for (channel_statistics const& channel : side.channels) channels_.push_back(bins_in_x(channel));
   }
 
-  channel_codes fit(width_plan const& plan) {
+  channel_codes fit(width_plan const& plan) const {
     channel_codes out;
     out.widths = choose_widths(plan);
     for (channel_statistics const& channel : side_.channels) out.seen.push_back(channel.range);
@@ -165,12 +165,19 @@ class channel_fitter {
       fit_shared(out);
     else
       fit_own(out);
-    sum_errors(out);
     return out;
   }
 
   /// Σ w (x − x̂)².
-  double objective() const { return objective_; }
+  double error(channel_codes const& codes) const {
+    double sum = 0;
+    for (std::size_t c = 0; c < channels_.size(); ++c) {
+      affine const map = affine_of(codes.maps[c]);
+      auto const& table = codes.levels[codes.table_of[c]];
+      sum += error_of(channels_[c], {map.scale, map.zero}, std::vector<double>(table.begin(), table.end()));
+    }
+    return sum;
+  }
   /// Σ w (x − mean of the channel)².
   double spread() const {
     double sum = 0;
@@ -261,22 +268,12 @@ class channel_fitter {
     if (int8_levels_) snap_to_int8_grid(out, grid_limit_);
     return out;
   }
-  void sum_errors(channel_codes const& out) {
-    objective_ = 0;
-    for (std::size_t c = 0; c < channels_.size(); ++c) {
-      affine const map = affine_of(out.maps[c]);
-      auto const& table = out.levels[out.table_of[c]];
-      std::vector<double> const levels(table.begin(), table.end());
-      objective_ += error_of(channels_[c], {map.scale, map.zero}, levels);
-    }
-  }
 
   side_statistics const& side_;
   channel_levels kind_;
   int grid_limit_;
   bool int8_levels_;
   std::vector<std::vector<moments>> channels_;  // [channels] bins
-  double objective_ = 0;
 };
 
 }  // namespace detail

@@ -122,9 +122,9 @@ inline width_plan plan_of(model_shape const& shape, bool by_pairs, int token_bit
 /// The codes of one side of a layer, and how well they fit: the loss, and that of channels which read as their mean.
 inline channel_codes fit_channels(side_statistics const& side, width_plan const& plan, fit_options const& options,
                                   int grid_limit, codebook& report) {
-  channel_fitter fitter(side, options.by_channel.levels, grid_limit, options.int8_levels);
+  channel_fitter const fitter(side, options.by_channel.levels, grid_limit, options.int8_levels);
   channel_codes codes = fitter.fit(plan);
-  report.objective = fitter.objective();
+  report.objective = fitter.error(codes);
   report.mass = fitter.spread();
   return codes;
 }
