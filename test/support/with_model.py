@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Runs a Catch2 program that needs the real model; without one, says how many cases are skipped and exits with 77.
+"""Runs a Catch2 program that needs the model which an environment variable names; without one, says how many cases are
+skipped and exits with 77.
 
-Usage: with_model.py PROGRAM [ARGUMENT...]
+Usage: with_model.py VARIABLE PROGRAM [ARGUMENT...]
 """
 
 import os
@@ -12,11 +13,11 @@ SKIPPED = 77
 
 
 def main() -> int:
-    command = sys.argv[1:]
-    if os.path.isfile(os.environ.get("KVQUANT_TEST_MODEL", "")):
+    variable, *command = sys.argv[1:]
+    if os.path.isfile(os.environ.get(variable, "")):
         return subprocess.run(command).returncode
     names = subprocess.run([*command, "--list-test-names-only"], capture_output=True, text=True).stdout
-    print(f"skipped: {len(names.splitlines())} cases: KVQUANT_TEST_MODEL names no file")
+    print(f"skipped: {len(names.splitlines())} cases: {variable} names no file")
     return SKIPPED
 
 
