@@ -42,7 +42,7 @@ class subject {
 
   subject(seal_job const& what, format_choice const& format, random_tokens const& input)
       : tokens_(what.tokens),
-        artifact_(make_measured_artifact<S>(what.shape, format, input.keys())),
+        artifact_(make_measured_artifact<S>(what.shape, format, input)),
         cache_(artifact_, {.max_tokens = tokens_ + page_tokens, .sinks = 0, .queue = queue_.get()}),
         k_(std::span<half const>(to_halves(input.k))),
         v_(std::span<half const>(to_halves(input.v))),

@@ -28,9 +28,8 @@ template <class Backend>
 std::size_t bytes_per_call(job const& what, format_choice const& format) {
   std::size_t page_bytes = 0;
   visit_measured(format, [&]<class S>(std::type_identity<S>) {
-    page_bytes = Backend::template page_layout<S>::page_bytes(
-        make_page_geometry(what.shape.head_dim, S::key_format::bits, S::value_format::bits, format.outlier_fraction,
-                           format.outlier_fraction));
+    artifact_info const info = info_of<S>(what.shape, format);
+    page_bytes = Backend::template page_layout<S>::page_bytes(geometry_for<S>(info));
   });
   std::size_t const pages = what.context / page_tokens * static_cast<std::size_t>(what.shape.kv_heads);
   std::size_t const exact_bytes =

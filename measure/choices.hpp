@@ -39,7 +39,8 @@ inline std::vector<std::string> available_isa_names() {
 
 /// The specs that can be measured. All are instantiated once more for it.
 using measured_specs = type_list<baseline_spec, spec<nuq<2>, nuq<2>>, spec<nuq<3>, nuq<3>>, spec<nuq<4>, nuq<4>>,
-                                 spec<normal_float<4>, normal_float<4>>, spec<uniform<4>, uniform<4>>>;
+                                 spec<normal_float<4>, normal_float<4>>, spec<uniform<4>, uniform<4>>,
+                                 spec<adaptive, adaptive>>;
 
 /// Calls `f(std::type_identity<S>{})` for the spec of a format that there is.
 template <class F>
@@ -48,14 +49,14 @@ void visit_measured(format_choice const& format, F&& f) {
       measured_specs{}, [&]<class S>(std::type_identity<S>) { return S::name() == format.spec; }, f);
 }
 
-/// `keys`: tokens that the ranges are taken from, [tokens, kv_channels].
+/// `tokens`: what the ranges are taken from.
 template <PackedSpec S>
 artifact<S> make_measured_artifact(model_shape const& shape, [[maybe_unused]] format_choice const& format,
-                                   [[maybe_unused]] view2d<float const> keys) {
+                                   [[maybe_unused]] random_tokens const& tokens) {
   if constexpr (std::is_same_v<S, baseline_spec>)
     return make_passthrough_artifact(shape);
   else
-    return make_artifact<S>(shape, keys, format.outlier_fraction);
+    return make_artifact<S>(shape, tokens, format);
 }
 
 }  // namespace kvquant::measure

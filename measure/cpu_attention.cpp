@@ -38,7 +38,7 @@ class subject_of final : public attention_subject {
       : what_(what),
         workers_(std::move(workers)),
         tokens_(distinct_tokens, static_cast<std::size_t>(what.shape.kv_channels())),
-        artifact_(make_measured_artifact<S>(with_layers(what.shape, layers), format, tokens_.keys())),
+        artifact_(make_measured_artifact<S>(with_layers(what.shape, layers), format, tokens_)),
         cache_(artifact_, {.max_tokens = what.batch * what.context, .sinks = static_cast<int>(sink_tokens)}),
         attention_(artifact_),
         queries_(what.batch,
@@ -46,7 +46,7 @@ class subject_of final : public attention_subject {
         out_(queries_.k.size()),
         args_(what.batch) {
     auto const canonical =
-        quantized_pages(make_measured_artifact<S>(with_layers(what.shape, 1), format, tokens_.keys()));
+        quantized_pages(make_measured_artifact<S>(with_layers(what.shape, 1), format, tokens_));
     for (std::size_t item = 0; item < what.batch; ++item) sequences_.push_back(filled(canonical));
   }
 

@@ -27,7 +27,7 @@ class subject_of final : public attention_subject {
       : what_(what),
         layers_(static_cast<std::size_t>(layers)),
         tokens_(distinct_tokens, static_cast<std::size_t>(what.shape.kv_channels())),
-        artifact_(make_measured_artifact<S>(what.shape, format, tokens_.keys())),
+        artifact_(make_measured_artifact<S>(what.shape, format, tokens_)),
         cache_(artifact_, {.max_tokens = distinct_tokens, .sinks = static_cast<int>(sink_tokens)}),
         small_(cache_.open()),
         attention_(artifact_),

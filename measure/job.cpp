@@ -55,12 +55,19 @@ std::string context_name(std::size_t context) {
 
 format_choice parse_format_choice(std::string_view text) {
   auto const dash = text.find('-');
-  format_choice choice{std::string(text.substr(0, dash))};
+  std::string_view const name = text.substr(0, dash);
+  format_choice choice;
   bool found = false;
   std::string known;
   for_each_type(measured_specs{}, [&]<class S>(std::type_identity<S>) {
-    found = found || S::name() == choice.spec;
-    known += (known.empty() ? "" : ", ") + S::name();
+    std::string const spec = S::name();
+    constexpr bool has_bits = is_by_channel<typename S::key_format>;
+    bool const is_this = has_bits ? name.starts_with(spec) && parse_number(name.substr(spec.size()), choice.bits) &&
+                                        choice.bits >= 1.5 && choice.bits <= 4.5
+                                  : name == spec;
+    if (is_this) choice.spec = spec;
+    found = found || is_this;
+    known += (known.empty() ? "" : ", ") + spec + (has_bits ? " and its bits, 1.5 to 4.5" : "");
   });
   double percent = 0;
   if (dash != text.npos)
@@ -73,7 +80,8 @@ format_choice parse_format_choice(std::string_view text) {
 }
 
 std::string to_string(format_choice const& format) {
-  return format.outlier_fraction > 0 ? text(format.spec, '-', 100 * format.outlier_fraction, '%') : format.spec;
+  std::string const name = format.bits > 0 ? text(format.spec, format.bits) : format.spec;
+  return format.outlier_fraction > 0 ? text(name, '-', 100 * format.outlier_fraction, '%') : name;
 }
 
 format_choice baseline_format() { return {baseline_spec::name()}; }
@@ -89,7 +97,8 @@ std::vector<model_shape> default_shapes() {
 }
 
 std::vector<format_choice> default_formats() {
-  return {{"nuq4"}, {"nuq4", 0.01}, {"nuq3"}, {"nuq3", 0.01}, {"nuq2"}, {"nuq2", 0.01}};
+  return {{"nuq4"}, {"nuq4", 0.01}, {"nuq3"},           {"nuq3", 0.01},
+          {"nuq2"}, {"nuq2", 0.01}, {"adaptive", 0, 3}, {"adaptive", 0, 2.5}};
 }
 
 std::vector<std::size_t> sweep_contexts() {
@@ -98,6 +107,8 @@ std::vector<std::size_t> sweep_contexts() {
   return contexts;
 }
 
-std::vector<format_choice> sweep_formats() { return {{"nuq4"}, {"nuq4", 0.01}, {"nuq3", 0.01}, {"nuq2", 0.01}}; }
+std::vector<format_choice> sweep_formats() {
+  return {{"nuq4"}, {"nuq4", 0.01}, {"nuq3", 0.01}, {"nuq2", 0.01}, {"adaptive", 0, 3}};
+}
 
 }  // namespace kvquant::measure

@@ -22,10 +22,12 @@ std::string to_string(model_shape const& shape);
 std::size_t parse_context(std::string_view text);
 std::string context_name(std::size_t context);
 
-/// A spec and the fraction of elements kept sparse: "nuq3", "nuq3-1%".
+/// A spec and the fraction of elements kept sparse: "nuq3", "nuq3-1%"; "adaptive2.5-0.5%", whose outliers are part of
+/// the 2.5 bits.
 struct format_choice {
   std::string spec;
   double outlier_fraction = 0;
+  double bits = 0;  ///< of an element, of formats that are `by_channel`
 };
 /// Throws `bad_format` naming the specs there are.
 format_choice parse_format_choice(std::string_view text);

@@ -26,17 +26,19 @@
 
 namespace kvquant::cpu {
 
-/// What cannot be done with an artifact's model and datatypes, or by this machine.
-inline support supports(artifact_info const& info) {
-  if (available_isas().empty()) return {"this machine, expected one with SSSE3"};
-  return supports_model(info);
-}
-
 /// How codes are multiplied.
 enum class arithmetic {
-  integer,  ///< products of bytes, where codes have 2 to 4 bits
+  integer,  ///< products of bytes, where codes have 1 to 4 bits
   floating  ///< pages become floats: exact but for their rounding
 };
+
+/// What cannot be done with an artifact's model and datatypes, or by this machine.
+inline support supports(artifact_info const& info, arithmetic how) {
+  if (available_isas().empty()) return {"this machine, expected one with SSSE3"};
+  if (info.own_levels && how == arithmetic::integer)
+    return {"levels of each channel in integers, expected those of a layer, side and width, or floats"};
+  return supports_model(info);
+}
 
 namespace detail {
 
@@ -51,7 +53,7 @@ kernel_set kernels_out_of() {
   if constexpr (is_exact<S>)
     return Kernels::exact();
   else if constexpr (in_integers<S, Arithmetic>)
-    return Kernels::template integer<S::key_format::bits, S::value_format::bits>();
+    return Kernels::template integer<kernel_bits<typename S::key_format>, kernel_bits<typename S::value_format>>();
   else
     return Kernels::floating();
 }
@@ -78,26 +80,57 @@ class float_pages final : public page_reader {
   mutable scratch_pool<canonical_page<S>> pages_;
 };
 
+/// The levels of codes of `width` bits as multiples of a step, at most `limit`.
 template <Format F>
-std::vector<float> decode_levels(typename F::table const& table) {
-  std::vector<float> levels(std::size_t{1} << F::bits);
+int8_grid grid_of(typename F::table const& table, int width, int limit) {
+  std::vector<float> levels(std::size_t{1} << width);
   for (std::size_t code = 0; code < levels.size(); ++code)
     levels[code] = F::decode(table, static_cast<typename F::code_type>(code));
-  return levels;
+  return nearest_int8_grid(levels, limit);
+}
+
+/// What the codes of one side of a layer read as. `widths`: of its channels, where each has its own; those of
+/// one width have the same table.
+template <Format F, class Side>
+width_bytes bytes_of(Side const& side, std::span<std::uint8_t const> widths, int limit, int origin) {
+  width_bytes out;
+  auto const set = [&](typename F::table const& table, int width) {
+    int8_grid const grid = grid_of<F>(table, width, limit);
+    code_bytes& to = out[static_cast<std::size_t>(width) - 1];
+    to.step = grid.step;
+    for (std::size_t i = 0; i < grid.multiples.size(); ++i)
+      to.entries[i] = static_cast<std::uint8_t>(origin + grid.multiples[i]);
+  };
+  if constexpr (is_by_channel<F>) {
+    std::array<typename F::table const*, 5> of_width{};
+    for (std::size_t channel = 0; channel < side.channels(); ++channel) {
+      typename F::table const& table = side.table(channel);
+      typename F::table const*& known = of_width[widths[channel]];
+      if (known == nullptr) set(table, widths[channel]);
+      require(known == nullptr || known == &table, errc::bad_value, "artifact: channel ", channel,
+              " has levels of its own, expected those of all channels of ", int{widths[channel]}, " bits");
+      known = &table;
+    }
+  } else {
+    set(side.table(), F::bits);
+  }
+  return out;
 }
 
 template <QuadSpec S>
 layer_tables integer_tables(artifact<S> const& it, int layer, page_geometry const& geometry) {
-  auto const keys = it.keys(layer);
-  auto const k = nearest_int8_grid(decode_levels<typename S::key_format>(keys.table()), key_grid_limit);
-  auto const v = nearest_int8_grid(decode_levels<typename S::value_format>(it.values(layer).table()), value_grid_limit);
+  page_sealer<S> const quantizers(it, layer, geometry);
+  layer_artifact const& codes = it.layers[static_cast<std::size_t>(layer)];
+  using key_format = typename S::key_format;
+  using value_format = typename S::value_format;
   layer_tables out;
-  for (std::size_t i = 0; i < k.multiples.size(); ++i)
-    out.key_bytes[i] = static_cast<std::uint8_t>(key_origin + k.multiples[i]);
-  for (std::size_t i = 0; i < v.multiples.size(); ++i) out.value_bytes[i] = static_cast<std::uint8_t>(v.multiples[i]);
-  out.value_step = v.step;
-  for (std::size_t head = 0; head < static_cast<std::size_t>(it.info.shape.kv_heads); ++head)
-    out.heads.emplace_back(keys, head, geometry, k.step);
+  out.key_bytes = bytes_of<key_format>(quantizers.keys(), codes.key_channels.widths, key_grid_limit, key_origin);
+  out.value_bytes = bytes_of<value_format>(quantizers.values(), codes.value_channels.widths, value_grid_limit, 0);
+  for (std::size_t head = 0; head < static_cast<std::size_t>(it.info.shape.kv_heads); ++head) {
+    page_geometry const of_head = quantizers.geometry(head);
+    out.key_heads.emplace_back(quantizers.keys(), head, of_head, out.key_bytes);
+    out.value_heads.emplace_back(quantizers.values(), head, of_head, out.value_bytes);
+  }
   return out;
 }
 
@@ -165,7 +198,7 @@ class attention {
   };
 
   static artifact_info const& checked(artifact<S> const& it) {
-    require_supported(supports(it.info), "CPU backend");
+    require_supported(supports(it.info, Arithmetic), "CPU backend");
     return it.info;
   }
 

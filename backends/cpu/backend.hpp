@@ -18,7 +18,7 @@ struct backend_in {
   template <PackedSpec S>
   using attention = cpu::attention<S, Arithmetic>;
   using policy_selector = cpu::policy_selector;
-  static support supports(artifact_info const& info) { return cpu::supports(info); }
+  static support supports(artifact_info const& info) { return cpu::supports(info, Arithmetic); }
 };
 
 /// Codes are multiplied as integers: within about 1 % of the exact result over the same pages.

@@ -4,11 +4,14 @@
 ///
 /// 4 bits: byte k of line i holds code k of blocks 2i (low) and 2i + 1. 2 bits: of blocks 4i to 4i + 3, low to high.
 /// 3 bits: byte k of line i < 3 holds code k of blocks 2i and 2i + 1 and two bits more, which are the low two of block
-/// 6 in line 0, the low two of block 7 in line 1, and the third bits of both in line 2.
+/// 6 in line 0, the low two of block 7 in line 1, and the third bits of both in line 2. 1 bit: byte k holds code k of all
+/// eight, low to high.
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 
 namespace kvquant::cpu {
 
@@ -17,7 +20,18 @@ template <int Bits>
 inline constexpr std::size_t packed_block_bytes = block_codes / 8 * Bits;
 
 template <int Bits>
-concept QuadWidth = Bits == 2 || Bits == 3 || Bits == 4;
+concept QuadWidth = Bits >= 1 && Bits <= 4;
+
+/// `f(std::integral_constant<int, bits>)` for a width that is known at run time alone, 1 to 4.
+template <class F>
+decltype(auto) with_width(int bits, F&& f) {
+  switch (bits) {
+    case 1: return f(std::integral_constant<int, 1>{});
+    case 2: return f(std::integral_constant<int, 2>{});
+    case 3: return f(std::integral_constant<int, 3>{});
+    default: return f(std::integral_constant<int, 4>{});
+  }
+}
 
 template <int Bits>
   requires QuadWidth<Bits>
@@ -27,6 +41,11 @@ void pack_blocks(std::array<std::uint8_t, block_codes> const& codes, std::uint8_
     packed[line * 64 + k] = static_cast<std::uint8_t>(byte);
   };
   for (std::size_t k = 0; k < block_bytes; ++k) {
+    if constexpr (Bits == 1) {
+      unsigned byte = 0;
+      for (std::size_t block = 0; block < 8; ++block) byte |= code(block, k) << block;
+      put(0, k, byte);
+    }
     if constexpr (Bits == 4)
       for (std::size_t line = 0; line < 4; ++line) put(line, k, code(2 * line, k) | code(2 * line + 1, k) << 4);
     if constexpr (Bits == 2)
@@ -51,6 +70,8 @@ void unpack_blocks(std::uint8_t const* packed, std::array<std::uint8_t, block_co
   };
   constexpr unsigned mask = (1u << Bits) - 1;
   for (std::size_t k = 0; k < block_bytes; ++k) {
+    if constexpr (Bits == 1)
+      for (std::size_t block = 0; block < 8; ++block) put(block, k, line(0, k) >> block & mask);
     if constexpr (Bits == 4)
       for (std::size_t block = 0; block < 8; ++block) put(block, k, line(block / 2, k) >> (block % 2 * 4) & mask);
     if constexpr (Bits == 2)

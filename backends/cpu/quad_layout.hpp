@@ -4,8 +4,9 @@
 ///
 /// Keys: 64 bytes are 16 tokens × 2 rotary pairs, a token's four codes side by side. Eight such blocks, 2 × 2 pairs by
 /// the page's 4 × 16 tokens, are packed together. Values: 64 bytes are 16 channels × 4 tokens, a channel's four codes
-/// side by side; eight blocks are 32 tokens. Then the ranges' lower ends, their upper ends, and the slots,
-/// under other indices than in the canonical page.
+/// side by side; eight blocks are half of the tokens. Where channels have widths of their own both sides are ordered by
+/// them, and 64 bytes are 8 channels × 8 tokens. Then the ranges' lower ends, their upper ends, and the slots, under
+/// other indices than in the canonical page.
 
 #include <algorithm>
 #include <array>
@@ -15,7 +16,9 @@
 #include <numeric>
 #include <span>
 #include <string_view>
+#include <type_traits>
 
+#include "backends/cpu/channel_order.hpp"
 #include "backends/cpu/eight_blocks.hpp"
 #include "kvquant/cache/page.hpp"
 #include "kvquant/core/half.hpp"
@@ -29,8 +32,8 @@ struct quad_offsets {
   explicit quad_offsets(page_geometry const& it)
       : v_codes(it.k_code_bytes()),
         lowers(v_codes + it.v_code_bytes()),
-        uppers(lowers + page_tokens * sizeof(half)),
-        k_slots(uppers + page_tokens * sizeof(half)),
+        uppers(lowers + it.range_bytes() / 2),
+        k_slots(uppers + it.range_bytes() / 2),
         v_slots(k_slots + it.k_slots * sizeof(outlier)),
         end(v_slots + it.v_slots * sizeof(outlier)) {}
 };
@@ -66,12 +69,13 @@ struct value_slot {
   }
 };
 
-/// For codes of 2, 3 and 4 bits.
+/// For codes of 1 to 4 bits.
 template <PackedSpec S>
 struct quad_layout {
   using spec_type = S;
+  using key_format = typename S::key_format;
+  using value_format = typename S::value_format;
   static constexpr std::string_view name = "quad";
-  static constexpr int k_bits = S::key_format::bits, v_bits = S::value_format::bits;
 
   static std::size_t page_bytes(page_geometry const& geometry) { return geometry.page_bytes(); }
 
@@ -81,7 +85,7 @@ struct quad_layout {
     auto* const to = reinterpret_cast<std::uint8_t*>(bytes.data());
     write_keys(geometry, page.k_codes, to);
     write_values(geometry, page.v_codes, to + at.v_codes);
-    for (std::size_t token = 0; token < page_tokens; ++token) {
+    for (std::size_t token = 0; has_ranges && token < page_tokens; ++token) {
       store(to + at.lowers, token, page.v_ranges[token].lower);
       store(to + at.uppers, token, page.v_ranges[token].upper);
     }
@@ -96,7 +100,7 @@ struct quad_layout {
     auto const* const from = reinterpret_cast<std::uint8_t const*>(bytes.data());
     read_keys(geometry, from, page.k_codes);
     read_values(geometry, from + at.v_codes, page.v_codes);
-    for (std::size_t token = 0; token < page_tokens; ++token)
+    for (std::size_t token = 0; has_ranges && token < page_tokens; ++token)
       page.v_ranges[token] = {load<half>(from + at.lowers, token), load<half>(from + at.uppers, token)};
     read_slots<key_slot>(geometry, page.k_slots, from + at.k_slots);
     read_slots<value_slot>(geometry, page.v_slots, from + at.v_slots);
@@ -104,81 +108,118 @@ struct quad_layout {
 
  private:
   using blocks_type = std::array<std::uint8_t, block_codes>;
+  static constexpr bool has_ranges = !is_by_channel<value_format>;
 
   static void check(page_geometry const& geometry, std::size_t bytes) {
     require(bytes == page_bytes(geometry), errc::bad_shape, "page: ", bytes, " bytes, expected ", page_bytes(geometry));
   }
 
+  /// `f(bits)` as a constant: of the chunk where channels have widths of their own.
+  template <Format F, class Function>
+  static void with_width_of(channel_order const& order, std::size_t chunk, Function&& f) {
+    if constexpr (is_by_channel<F>)
+      with_width(order.widths[chunk], f);
+    else
+      f(std::integral_constant<int, F::bits>{});
+  }
+  template <Format F>
+  static void pack_chunk(channel_order const& order, std::size_t chunk, blocks_type const& blocks, std::uint8_t* side) {
+    with_width_of<F>(order, chunk, [&](auto bits) { pack_blocks<bits()>(blocks, side + order.starts[chunk]); });
+  }
+  template <Format F>
+  static void unpack_chunk(channel_order const& order, std::size_t chunk, std::uint8_t const* side,
+                           blocks_type& blocks) {
+    with_width_of<F>(order, chunk, [&](auto bits) { unpack_blocks<bits()>(side + order.starts[chunk], blocks); });
+  }
+
   /// Keys of a page with the codes of a pair side by side: [page_tokens, head_dim].
-  using paired_codes = std::array<std::uint8_t, page_tokens * 256>;
+  using paired_codes = std::array<std::uint8_t, page_tokens * largest_head_dim>;
 
   /// `f(place in a row of pairs, channel)` for all channels of a head.
   template <class F>
-  static void for_each_paired(page_geometry const& geometry, F&& f) {
+  static void for_each_paired(page_geometry const& geometry, channel_order const& order, F&& f) {
     std::size_t const d = geometry.head_dim;
-    std::size_t const split = geometry.pairing == rope_pairing::half_split ? geometry.rotary_dim / 2 : 0;
-    for (std::size_t pair = 0; pair < split; ++pair) {
-      f(2 * pair, pair);
-      f(2 * pair + 1, split + pair);
+    if constexpr (is_by_channel<key_format>) {
+      for (std::size_t place = 0; place < d / 2; ++place) {
+        auto const [first, second] = pair_of(geometry, order.at[place]);
+        f(2 * place, first);
+        f(2 * place + 1, second);
+      }
+    } else {  // in the order of the pairs
+      std::size_t const split = geometry.pairing == rope_pairing::half_split ? geometry.rotary_dim / 2 : 0;
+      for (std::size_t pair = 0; pair < split; ++pair) {
+        f(2 * pair, pair);
+        f(2 * pair + 1, split + pair);
+      }
+      for (std::size_t channel = 2 * split; channel < d; ++channel) f(channel, channel);
     }
-    for (std::size_t channel = 2 * split; channel < d; ++channel) f(channel, channel);
   }
   /// Where the codes of two pairs and one token, four bytes, are in eight blocks, and in the rows of pairs.
   static std::size_t in_blocks(std::size_t pairs, std::size_t token) { return pairs * 4 * block_bytes + token * 4; }
   static std::size_t in_rows(std::size_t d, std::size_t chunk, std::size_t pairs, std::size_t token) {
-    return token * d + chunk * 8 + pairs * 4;
+    return token * d + chunk * chunk_channels + pairs * 4;
   }
 
   static void write_keys(page_geometry const& geometry, std::span<std::uint8_t const> codes, std::uint8_t* to) {
     std::size_t const d = geometry.head_dim;
+    channel_order const order = key_order(geometry);
     alignas(block_bytes) paired_codes rows;
     for (std::size_t first = 0; first < page_tokens * d; first += d)
-      for_each_paired(geometry,
+      for_each_paired(geometry, order,
                       [&](std::size_t place, std::size_t channel) { rows[first + place] = codes[first + channel]; });
     alignas(block_bytes) blocks_type blocks;
-    for (std::size_t chunk = 0; chunk < d / 8; ++chunk) {  // four pairs of channels, all tokens
+    for (std::size_t chunk = 0; chunk < d / chunk_channels; ++chunk) {  // four pairs of channels, all tokens
       for (std::size_t pairs = 0; pairs < 2; ++pairs)
         for (std::size_t token = 0; token < page_tokens; ++token)
           std::memcpy(blocks.data() + in_blocks(pairs, token), rows.data() + in_rows(d, chunk, pairs, token), 4);
-      pack_blocks<k_bits>(blocks, to + chunk * packed_block_bytes<k_bits>);
+      pack_chunk<key_format>(order, chunk, blocks, to);
     }
   }
   static void read_keys(page_geometry const& geometry, std::uint8_t const* from, std::span<std::uint8_t> codes) {
     std::size_t const d = geometry.head_dim;
+    channel_order const order = key_order(geometry);
     alignas(block_bytes) paired_codes rows;
     alignas(block_bytes) blocks_type blocks;
-    for (std::size_t chunk = 0; chunk < d / 8; ++chunk) {
-      unpack_blocks<k_bits>(from + chunk * packed_block_bytes<k_bits>, blocks);
+    for (std::size_t chunk = 0; chunk < d / chunk_channels; ++chunk) {
+      unpack_chunk<key_format>(order, chunk, from, blocks);
       for (std::size_t pairs = 0; pairs < 2; ++pairs)
         for (std::size_t token = 0; token < page_tokens; ++token)
           std::memcpy(rows.data() + in_rows(d, chunk, pairs, token), blocks.data() + in_blocks(pairs, token), 4);
     }
     for (std::size_t first = 0; first < page_tokens * d; first += d)
-      for_each_paired(geometry,
+      for_each_paired(geometry, order,
                       [&](std::size_t place, std::size_t channel) { codes[first + channel] = rows[first + place]; });
   }
 
-  /// `f(place in eight blocks, element of the page)` for sixteen channels and half of the tokens.
+  /// `f(place in eight blocks, element of the page)` for a unit of eight blocks.
   template <class F>
-  static void for_each_value(page_geometry const& geometry, std::size_t unit, F&& f) {
-    std::size_t const d = geometry.head_dim, first = unit % 2 * 32 * d + unit / 2 * 16;
-    for (std::size_t four = 0; four < 8; ++four)
-      for (std::size_t channel = 0; channel < 16; ++channel)
-        for (std::size_t token = 0; token < 4; ++token)
-          f(four * block_bytes + channel * 4 + token, first + (four * 4 + token) * d + channel);
+  static void for_each_value(std::size_t d, channel_order const& order, std::size_t unit, F&& f) {
+    constexpr std::size_t channels = channels_of_block(is_by_channel<value_format>), parts = parts_of_page(channels);
+    constexpr std::size_t tokens = tokens_of_block(channels);
+    std::size_t const first_token = unit % parts * 8 * tokens, first_place = unit / parts * channels;
+    for (std::size_t block = 0; block < 8; ++block)
+      for (std::size_t i = 0; i < channels; ++i) {
+        std::size_t const place = first_place + i, channel = is_by_channel<value_format> ? order.at[place] : place;
+        for (std::size_t token = 0; token < tokens; ++token)
+          f(block * block_bytes + i * tokens + token, (first_token + block * tokens + token) * d + channel);
+      }
   }
   static void write_values(page_geometry const& geometry, std::span<std::uint8_t const> codes, std::uint8_t* to) {
+    channel_order const order = value_order(geometry);
     alignas(block_bytes) blocks_type blocks;
     for (std::size_t unit = 0; unit < geometry.head_dim / 8; ++unit) {
-      for_each_value(geometry, unit, [&](std::size_t place, std::size_t element) { blocks[place] = codes[element]; });
-      pack_blocks<v_bits>(blocks, to + unit * packed_block_bytes<v_bits>);
+      for_each_value(geometry.head_dim, order, unit,
+                     [&](std::size_t place, std::size_t element) { blocks[place] = codes[element]; });
+      pack_chunk<value_format>(order, unit, blocks, to);
     }
   }
   static void read_values(page_geometry const& geometry, std::uint8_t const* from, std::span<std::uint8_t> codes) {
+    channel_order const order = value_order(geometry);
     alignas(block_bytes) blocks_type blocks;
     for (std::size_t unit = 0; unit < geometry.head_dim / 8; ++unit) {
-      unpack_blocks<v_bits>(from + unit * packed_block_bytes<v_bits>, blocks);
-      for_each_value(geometry, unit, [&](std::size_t place, std::size_t element) { codes[element] = blocks[place]; });
+      unpack_chunk<value_format>(order, unit, from, blocks);
+      for_each_value(geometry.head_dim, order, unit,
+                     [&](std::size_t place, std::size_t element) { codes[element] = blocks[place]; });
     }
   }
 

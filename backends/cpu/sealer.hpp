@@ -6,6 +6,7 @@
 #include <array>
 #include <concepts>
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <span>
 #include <vector>
@@ -20,9 +21,7 @@
 namespace kvquant::cpu {
 
 template <class S>
-concept QuadSpec = PackedSpec<S> && QuadWidth<S::key_format::bits> && QuadWidth<S::value_format::bits> &&
-                   !is_by_channel<typename S::key_format> &&
-                   !is_by_channel<typename S::value_format>;
+concept QuadSpec = PackedSpec<S> && QuadWidth<S::key_format::bits> && QuadWidth<S::value_format::bits>;
 
 /// What the kernels can seal: codes are found by the boundaries of levels.
 template <class F>
@@ -30,11 +29,43 @@ concept LevelFormat = std::same_as<typename F::table, level_table<F::bits>>;
 template <class S>
 concept SealedSpec = QuadSpec<S> && LevelFormat<typename S::key_format> && LevelFormat<typename S::value_format>;
 
-/// The quantizers of one layer. Where the machine has no kernels the definition serves.
+namespace detail {
+
+/// `widths`: [kv_channels] of formats that are `by_channel`; those of one width have the same table.
+template <Format F, class Side>
+side_tables tables_for_sealing(Side const& side, std::span<std::uint8_t const> widths,
+                               std::span<value_range const> seen) {
+  side_tables out;
+  if constexpr (is_by_channel<F>)
+    for (std::size_t channel = 0; channel < side.channels(); ++channel) {
+      int const number = widths[channel] - 1;
+      out.levels.set(number, side.table(channel));
+      out.numbers.push_back(static_cast<float>(number));
+    }
+  else
+    out.levels.set(0, side.table());
+  if constexpr (requires { side.map(0); })
+    for (std::size_t channel = 0; channel < side.channels(); ++channel) {
+      out.scales.push_back(side.map(channel).scale);
+      out.zeros.push_back(side.map(channel).zero);
+    }
+  for (value_range const it : seen) {
+    out.seen_least.push_back(it.low());
+    out.seen_most.push_back(it.high());
+  }
+  return out;
+}
+
+}  // namespace detail
+
+/// The quantizers of one layer. Where the machine has no kernels, and where channels have levels of their own, the
+/// definition serves.
 template <SealedSpec S>
 class sealer {
  public:
   using layout = quad_layout<S>;
+  using key_format = typename S::key_format;
+  using value_format = typename S::value_format;
   struct worker {
     typename layout_sealer<layout>::worker plain;
     sealing_scratch scratch;
@@ -43,87 +74,114 @@ class sealer {
   sealer(artifact<S> const& it, int layer, page_geometry const& geometry)
       : sealer(it, layer, geometry, available_isas().empty() ? std::nullopt : std::optional(chosen_isa())) {}
   sealer(artifact<S> const& it, int layer, page_geometry const& geometry, std::optional<isa> which)
-      : geometry_(geometry),
-        definition_(it, layer, geometry),
-        k_levels_(quantizers().keys().table()),
-        v_levels_(quantizers().values().table()),
-        rank_(quantizers().values().make_selector().smallest().size() + 1) {
-    if (which)
-      kernels_ = with_kernels<sealing_kernels>(*which, []<class Kernels>(Kernels) {
-        return Kernels::template sealing<S::key_format::bits, S::value_format::bits>();
-      });
-    for (std::size_t channel = 0; channel < quantizers().keys().channels(); ++channel) {
-      k_scales_.push_back(quantizers().keys().map(channel).scale);
-      k_zeros_.push_back(quantizers().keys().map(channel).zero);
-    }
+      : geometry_(geometry), definition_(it, layer, geometry), rank_(rank_of_values(quantizers().values())) {
+    if (!which || it.info.own_levels) return;
+    kernels_ = with_kernels<sealing_kernels>(*which, []<class Kernels>(Kernels) {
+      return Kernels::template sealing<kernel_bits<key_format>, kernel_bits<value_format>>();
+    });
+    layer_artifact const& codes = it.layers[static_cast<std::size_t>(layer)];
+    k_tables_ = detail::tables_for_sealing<key_format>(quantizers().keys(), codes.key_channels.widths,
+                                                       quantizers().key_seen());
+    v_tables_ = detail::tables_for_sealing<value_format>(quantizers().values(), codes.value_channels.widths,
+                                                         quantizers().value_seen());
   }
 
   page_sealer<S> const& quantizers() const { return definition_.quantizers(); }
-  std::size_t table_bytes() const {
-    return definition_.table_bytes() + 2 * sizeof(level_search_tables) +
-           (k_scales_.size() + k_zeros_.size()) * sizeof(float);
+  std::size_t table_bytes() const { return definition_.table_bytes() + k_tables_.bytes() + v_tables_.bytes(); }
+  worker make_worker() const {
+    return {definition_.make_worker(), {geometry_.head_dim, quantizers().keys().channels()}};
   }
-  worker make_worker() const { return {definition_.make_worker(), {geometry_.head_dim, k_scales_.size()}}; }
 
   value_range range_of(std::span<half const> token, worker& mine) const {
-    return kernels_ ? kernels_->range_of(token, rank_, mine.scratch) : definition_.range_of(token, mine.plain);
+    return kernels_ && has_ranges ? kernels_->range_of(token, rank_, mine.scratch)
+                                  : definition_.range_of(token, mine.plain);
   }
 
   static clamp_counts& clamps(worker& mine) { return mine.plain.clamps; }
 
   void seal(head_tokens const& tokens, std::span<std::byte> bytes, worker& mine) const {
     if (!kernels_) return definition_.seal(tokens, bytes, mine.plain);
+    page_geometry const geometry = quantizers().geometry(tokens.head);
     canonical_page<S>& page = mine.plain.page;
-    if (tokens.reused > 0) layout::read(geometry_, tokens.before, page);
+    if (tokens.reused > 0) layout::read(geometry, tokens.before, page);
     std::copy(tokens.ranges.begin(), tokens.ranges.end(),
               page.v_ranges.begin() + static_cast<std::ptrdiff_t>(tokens.reused));
-    seal_keys(tokens, page, mine.scratch);
-    seal_values(tokens, page, mine.scratch);
-    layout::write(geometry_, page, bytes);
+    clamp_counts& clamps = mine.plain.clamps;
+    page_side const keys = keys_of(tokens, page);
+    kernels_->seal_keys(keys, mine.scratch);
+    count_clamped(keys, clamps.keys, clamps.clamped_keys);
+    token_maps of_tokens;
+    page_side const values = values_of(tokens, page, of_tokens);
+    kernels_->seal_values(values, mine.scratch);
+    count_clamped(values, clamps.values, clamps.clamped_values);
+    layout::write(geometry, page, bytes);
   }
 
  private:
+  static constexpr bool has_ranges = !is_by_channel<value_format>;
+  struct token_maps {
+    std::array<float, page_tokens> scales, zeros;
+  };
+
+  /// Of the values that end a token's range.
+  template <class Side>
+  static std::size_t rank_of_values(Side const& values) {
+    if constexpr (has_ranges) return values.make_selector().smallest().size() + 1;
+    return 0;
+  }
+
+  std::size_t first_channel(head_tokens const& it) const { return it.head * geometry_.head_dim; }
   /// The head's part of what every channel has.
   template <class T>
   std::span<T const> of_head(head_tokens const& it, std::span<T const> all) const {
-    return all.subspan(it.head * geometry_.head_dim, geometry_.head_dim);
+    return all.subspan(first_channel(it), geometry_.head_dim);
   }
   view2d<half const> of_head(head_tokens const& it, view2d<half const> all) const {
-    return all.middle_rows(0, page_tokens - it.reused).middle_cols(it.head * geometry_.head_dim, geometry_.head_dim);
+    return all.middle_rows(0, page_tokens - it.reused).middle_cols(first_channel(it), geometry_.head_dim);
   }
 
-  void seal_keys(head_tokens const& it, canonical_page<S>& page, sealing_scratch& scratch) const {
-    kernels_->seal_keys({.tokens = of_head(it, it.k),
-                         .scales = of_head<float>(it, k_scales_).data(),
-                         .zeros = of_head<float>(it, k_zeros_).data(),
-                         .sensitivity = of_head(it, quantizers().key_sensitivity()),
-                         .levels = k_levels_,
-                         .codes = page.k_codes,
-                         .slots = page.k_slots},
-                        scratch);
+  page_side keys_of(head_tokens const& it, canonical_page<S>& page) const {
+    return {.tokens = of_head(it, it.k),
+            .first_channel = first_channel(it),
+            .scales = k_tables_.scales.data() + first_channel(it),
+            .zeros = k_tables_.zeros.data() + first_channel(it),
+            .sensitivity = of_head(it, quantizers().key_sensitivity()),
+            .tables = k_tables_,
+            .codes = page.k_codes,
+            .slots = page.k_slots};
   }
-  void seal_values(head_tokens const& it, canonical_page<S>& page, sealing_scratch& scratch) const {
-    std::array<float, page_tokens> scales, zeros;
-    for (std::size_t token = 0; token < it.ranges.size(); ++token) {
-      affine const map = affine_of(it.ranges[token]);
-      scales[token] = map.scale;
-      zeros[token] = map.zero;
+  /// `maps`: room for those of tokens.
+  page_side values_of(head_tokens const& it, canonical_page<S>& page, token_maps& maps) const {
+    page_side side{.tokens = of_head(it, it.v),
+                   .first_channel = first_channel(it),
+                   .scales = maps.scales.data(),
+                   .zeros = maps.zeros.data(),
+                   .sensitivity = of_head(it, quantizers().value_sensitivity()),
+                   .tables = v_tables_,
+                   .codes = page.v_codes,
+                   .slots = page.v_slots};
+    if constexpr (!has_ranges) {
+      side.scales = v_tables_.scales.data() + first_channel(it);
+      side.zeros = v_tables_.zeros.data() + first_channel(it);
+    } else {
+      for (std::size_t token = 0; token < it.ranges.size(); ++token) {
+        affine const map = affine_of(it.ranges[token]);
+        maps.scales[token] = map.scale;
+        maps.zeros[token] = map.zero;
+      }
     }
-    kernels_->seal_values({.tokens = of_head(it, it.v),
-                           .scales = scales.data(),
-                           .zeros = zeros.data(),
-                           .sensitivity = of_head(it, quantizers().value_sensitivity()),
-                           .levels = v_levels_,
-                           .codes = page.v_codes,
-                           .slots = page.v_slots},
-                          scratch);
+    return side;
+  }
+  void count_clamped(page_side const& side, std::uint64_t& all, std::uint64_t& clamped) const {
+    if (side.tables.seen_least.empty()) return;
+    all += side.tokens.rows * side.head_dim();
+    clamped += kernels_->count_clamped(side);
   }
 
   page_geometry geometry_;
   layout_sealer<layout> definition_;
-  level_search_tables k_levels_, v_levels_;
-  std::vector<float> k_scales_, k_zeros_;  // [kv_channels]
-  std::size_t rank_;                       // of the values that end a token's range
+  side_tables k_tables_, v_tables_;
+  std::size_t rank_;
   std::optional<sealing_kernels> kernels_;
 };
 

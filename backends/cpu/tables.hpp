@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "backends/cpu/aligned.hpp"
+#include "backends/cpu/channel_order.hpp"
 #include "backends/cpu/quad_layout.hpp"
 #include "kvquant/format/int8_grid.hpp"
 #include "kvquant/quantize/sides.hpp"
@@ -21,7 +22,7 @@
 namespace kvquant::cpu {
 
 /// Channels are met in pairs (`pair_of`), pairs by sixteen; arrays over pairs are padded with zeros to whole vectors.
-inline constexpr std::size_t lanes = 16, largest_head_dim = 256, largest_pairs = largest_head_dim / 2;
+inline constexpr std::size_t lanes = 16, largest_pairs = largest_head_dim / 2;
 
 inline std::size_t padded(std::size_t pairs) { return (pairs + lanes - 1) / lanes * lanes; }
 
@@ -38,6 +39,13 @@ inline pair_access access_of(page_geometry const& geometry) {
   return geometry.rotary_dim == geometry.head_dim ? pair_access::halves : pair_access::gathered;
 }
 
+/// The angles within a page in 16 bits: two pairs' side by side, in the order of a head's codes.
+struct pair_angles {
+  line_vector<std::uint32_t> cos, sin;  ///< [pairs / 2, page_tokens] of 2 pairs, the first in the lower half
+
+  explicit pair_angles(std::size_t pairs) : cos(pairs / 2 * page_tokens), sin(cos) {}
+};
+
 /// The angles within a page, attention factor apart: those of every page, query and head. Pairs that RoPE leaves alone
 /// have the angle 0.
 struct rotation_tables {
@@ -46,12 +54,13 @@ struct rotation_tables {
   /// Those of slots: two products of such numbers stay in 32 bits.
   static constexpr int slot_unit16 = 32767;
 
-  std::size_t pairs, turned;               ///< of a head; those that RoPE turns
-  line_vector<float> cos, sin;             ///< [page_tokens, padded(pairs)]
-  line_vector<float> step_cos, step_sin;   ///< [padded(pairs)] of page_tokens
-  line_vector<std::int16_t> by_slot;       ///< [pairs, page_tokens, {cos, sin}]
-  line_vector<std::int16_t> cos16, sin16;  ///< [pairs / 2, page_tokens, 2 pairs]
-  float factor;                            ///< attention factor
+  std::size_t pairs, turned;              ///< of a head; those that RoPE turns
+  line_vector<float> cos, sin;            ///< [page_tokens, padded(pairs)]
+  line_vector<float> step_cos, step_sin;  ///< [padded(pairs)] of page_tokens
+  line_vector<std::int16_t> by_slot;      ///< [pairs, page_tokens, {cos, sin}]
+  line_vector<std::uint32_t> by_pair16;   ///< [pairs, page_tokens] cos in the lower half, sin in the higher
+  pair_angles angles16;                   ///< of pairs in their own order
+  float factor;                           ///< attention factor
 
   rotation_tables(rope const& rotation, page_geometry const& geometry)
       : pairs(geometry.head_dim / 2),
@@ -61,8 +70,8 @@ struct rotation_tables {
         step_cos(padded(pairs), 1),
         step_sin(padded(pairs), 0),
         by_slot(pairs * page_tokens * 2),
-        cos16(pairs * page_tokens),
-        sin16(pairs * page_tokens),
+        by_pair16(pairs * page_tokens),
+        angles16(pairs),
         factor(static_cast<float>(rotation.attention_factor())) {
     auto const table = rotation.angle_table<double>(0, page_tokens + 1);
     for (std::size_t token = 0; token <= page_tokens; ++token)
@@ -87,9 +96,11 @@ struct rotation_tables {
     std::size_t const by_slot_at = (pair * page_tokens + token) * 2;
     by_slot[by_slot_at] = as_int16(c * slot_unit16);
     by_slot[by_slot_at + 1] = as_int16(s * slot_unit16);
-    std::size_t const at16 = (pair / 2 * page_tokens + token) * 2 + pair % 2;
-    cos16[at16] = as_int16(c * unit16);
-    sin16[at16] = as_int16(s * unit16);
+    auto const half_word = [](std::int16_t x) { return std::uint32_t{static_cast<std::uint16_t>(x)}; };
+    std::uint32_t const cos16 = half_word(as_int16(c * unit16)), sin16 = half_word(as_int16(s * unit16));
+    by_pair16[pair * page_tokens + token] = cos16 | sin16 << 16;
+    angles16.cos[pair / 2 * page_tokens + token] |= cos16 << pair % 2 * 16;
+    angles16.sin[pair / 2 * page_tokens + token] |= sin16 << pair % 2 * 16;
   }
 
   static std::int16_t as_int16(double x) { return static_cast<std::int16_t>(std::lround(x)); }
@@ -117,26 +128,62 @@ inline constexpr int key_origin = 64;
 
 inline constexpr float largest_entry8 = 127, largest_int16 = 32000, smallest_unit = 1e-30f;
 
-/// The keys of one KV head of one layer: k = scale · (u − key_origin) + zero, u = key_origin + multiple.
+/// What a code of one width reads as; of one side of a layer.
+struct code_bytes {
+  std::array<std::uint8_t, 16> entries{};  ///< keys: key_origin + multiple; values: multiple, two's complement
+  float step = 1;                          ///< of a multiple
+};
+/// By width − 1.
+using width_bytes = std::array<code_bytes, 4>;
+
+/// The keys of one KV head of one layer: k = scale · (u − key_origin) + zero, u = key_origin + multiple. Pairs are in
+/// the order of the codes, `order.at`.
 struct key_head {
+  channel_order order;
   line_vector<float> scale_a, scale_b, zero_a, zero_b;  ///< [padded(pairs)], of the first and the second of a pair
   /// [padded(pairs)]: in these units no scale leaves 8 bits and no turned key 16.
   line_vector<float> unit;
 
+  /// `geometry`: of the head.
   template <Format F>
-  key_head(key_side<F> const& keys, std::size_t head, page_geometry const& geometry, float step)
-      : scale_a(padded(geometry.head_dim / 2), 0), scale_b(scale_a), zero_a(scale_a), zero_b(scale_a), unit(scale_a) {
-    for (std::size_t pair = 0; pair < geometry.head_dim / 2; ++pair) {
-      auto const [first, second] = pair_of(geometry, pair);
+  key_head(key_side<F> const& keys, std::size_t head, page_geometry const& geometry, width_bytes const& levels)
+      : order(key_order(geometry)),
+        scale_a(padded(geometry.head_dim / 2), 0),
+        scale_b(scale_a),
+        zero_a(scale_a),
+        zero_b(scale_a),
+        unit(scale_a) {
+    for (std::size_t place = 0; place < geometry.head_dim / 2; ++place) {
+      auto const [first, second] = pair_of(geometry, order.at[place]);
       affine const a = keys.map(head * geometry.head_dim + first), b = keys.map(head * geometry.head_dim + second);
-      scale_a[pair] = a.scale * step;
-      scale_b[pair] = b.scale * step;
-      zero_a[pair] = a.zero;
-      zero_b[pair] = b.zero;
-      float const longest = std::hypot(key_grid_limit * scale_a[pair] + std::fabs(a.zero),
-                                       key_grid_limit * scale_b[pair] + std::fabs(b.zero));
-      unit[pair] = std::max(
-          {smallest_unit, scale_a[pair] / largest_entry8, scale_b[pair] / largest_entry8, longest / largest_int16});
+      float const step = levels[order.widths[2 * place / chunk_channels] - 1u].step;
+      scale_a[place] = a.scale * step;
+      scale_b[place] = b.scale * step;
+      zero_a[place] = a.zero;
+      zero_b[place] = b.zero;
+      float const longest = std::hypot(key_grid_limit * scale_a[place] + std::fabs(a.zero),
+                                       key_grid_limit * scale_b[place] + std::fabs(b.zero));
+      unit[place] = std::max(
+          {smallest_unit, scale_a[place] / largest_entry8, scale_b[place] / largest_entry8, longest / largest_int16});
+    }
+  }
+};
+
+/// The values of one KV head of one layer: Σ p v = scale · Σ p s · multiple + zero · Σ p z, by place, where s and z are
+/// a token's, or 1.
+struct value_head {
+  channel_order order;
+  line_vector<float> scale, zero;  ///< [head_dim]
+
+  /// `values`: the side that quantizes them; `geometry`: of the head.
+  template <class Side>
+  value_head(Side const& values, std::size_t head, page_geometry const& geometry, width_bytes const& levels)
+      : order(value_order(geometry)), scale(geometry.head_dim), zero(geometry.head_dim) {
+    constexpr affine of_token{1, 1};
+    for (std::size_t place = 0; place < geometry.head_dim; ++place) {
+      affine const map = values.map(head * geometry.head_dim + order.at[place], of_token);
+      scale[place] = map.scale * levels[order.widths[place / chunk_channels] - 1u].step;
+      zero[place] = map.zero;
     }
   }
 };

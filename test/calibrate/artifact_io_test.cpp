@@ -213,6 +213,20 @@ TEST_CASE("codes of channels that cannot be are refused, saying which", "[calibr
   CHECK(unequal.code == errc::bad_shape);
 }
 
+TEST_CASE("levels of a channel's own are what the description says, and the tables", "[calibrate]") {
+  using adaptive_spec = spec<adaptive, adaptive>;
+  auto it = sample<adaptive_spec>();
+  CHECK_FALSE(read<adaptive_spec>(to_bytes(it)).info.own_levels);
+  channel_codes& codes = it.layers[1].key_channels;
+  codes.table_of[4] = static_cast<std::uint16_t>(codes.levels.size());
+  for (layer_artifact& layer : it.layers) layer.key_channels.levels.push_back(codes.levels[codes.widths[4] - 1u]);
+  thrown const unsaid = error_of([&] { read<adaptive_spec>(to_bytes(it)); });
+  CHECK(unsaid.code == errc::bad_file);
+  CHECK_THAT(unsaid.text, says("own_levels"));
+  it.info.own_levels = true;
+  CHECK(read<adaptive_spec>(to_bytes(it)).info.own_levels);
+}
+
 TEST_CASE("visit_artifact reads the spec that the file names, of those it knows", "[calibrate]") {
   temporary_folder const folder;
   auto known = sample<spec<normal_float<3>, normal_float<3>>>();

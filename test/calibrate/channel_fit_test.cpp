@@ -102,6 +102,7 @@ TEST_CASE("the loss that the fit reports is that of the values it has seen", "[c
   auto const levels = GENERATE(channel_levels::shared, channel_levels::own);
   for (double const bits : {2.0, 3.0}) {
     auto const it = fit<adaptive_spec>(observed(), choosing(bits, 0, levels));
+    CHECK(it.info.own_levels == (levels == channel_levels::own));
     for (int layer = 0; layer < 2; ++layer)
       CHECK(it.layers[static_cast<std::size_t>(layer)].value.objective ==
             Approx(loss_of_values(it, layer)).epsilon(0.02));

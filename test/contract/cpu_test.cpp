@@ -1,6 +1,10 @@
 #include "backends/cpu/backend.hpp"
+
+#include <catch2/catch.hpp>
+
 #include "test/contract/attention_contract.hpp"
 #include "test/contract/chosen_isa.hpp"
+#include "test/contract/problems.hpp"
 
 kvquant::contract::backend_under_test const& kvquant::contract::under_test() {
   skip_without_chosen_isa();
@@ -9,4 +13,14 @@ kvquant::contract::backend_under_test const& kvquant::contract::under_test() {
   static backend_under_test const it =
       describe<cpu::backend>({.out = 1.2e-2, .scores = 5e-2, .large_scores = false, .same_rows = false});
   return it;
+}
+
+TEST_CASE("levels of each channel are for floats, and integers say so", "[contract]") {
+  using namespace kvquant;
+  using S = spec<adaptive, adaptive>;
+  auto it = contract::artifact_for<S>(contract::make_problem({.shape = contract::make_shape(2, 2, 64)}, 100));
+  CHECK(cpu::backend::supports(it.info));
+  it.info.own_levels = true;
+  CHECK(cpu::float_backend::supports(it.info));
+  CHECK_THROWS_WITH(cpu::backend::attention<S>(it), Catch::Contains("levels of each channel in integers"));
 }

@@ -82,7 +82,19 @@ inline std::vector<std::uint8_t> shuffled_widths(std::size_t head_dim, std::size
   return widths;
 }
 
-/// Both channels of a pair have the same width in keys, and the bits of every head are the same.
+/// The same of a head's keys: both channels of a pair have one width.
+inline std::vector<std::uint8_t> shuffled_key_widths(std::size_t head_dim, rope_pairing pairing, std::size_t rotary_dim,
+                                                     std::mt19937_64& random) {
+  auto const of_pairs = shuffled_widths(head_dim, 2, random);
+  std::vector<std::uint8_t> widths(head_dim);
+  for (std::size_t pair = 0; pair < of_pairs.size(); ++pair) {
+    auto const [first, second] = pair_of(pairing, rotary_dim, pair);
+    widths[first] = widths[second] = of_pairs[pair];
+  }
+  return widths;
+}
+
+/// The bits of every head are the same.
 inline channel_codes hand_made_channels(model_shape const& shape, std::vector<value_range> const& ranges, bool is_key,
                                         std::uint64_t seed) {
   std::mt19937_64 random(seed);
@@ -90,11 +102,9 @@ inline channel_codes hand_made_channels(model_shape const& shape, std::vector<va
   auto const rotary = static_cast<std::size_t>(rope(shape.rope, shape.head_dim).rotary_dim());
   channel_codes out{std::vector<std::uint8_t>(ranges.size()), ranges, ranges, {}, {}};
   for (std::size_t first = 0; first < ranges.size(); first += d) {
-    auto const widths = shuffled_widths(d, is_key ? 2 : 1, random);
-    for (std::size_t unit = 0; unit < widths.size(); ++unit) {
-      channel_pair const at = is_key ? pair_of(shape.rope.pairing, rotary, unit) : channel_pair{unit, unit};
-      out.widths[first + at.first] = out.widths[first + at.second] = widths[unit];
-    }
+    auto const widths =
+        is_key ? shuffled_key_widths(d, shape.rope.pairing, rotary, random) : shuffled_widths(d, 1, random);
+    std::copy(widths.begin(), widths.end(), out.widths.begin() + static_cast<std::ptrdiff_t>(first));
   }
   for (std::size_t width = 1; width <= 4; ++width) {
     out.levels.push_back(normal_levels(std::size_t{1} << width));

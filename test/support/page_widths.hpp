@@ -20,16 +20,19 @@ struct sized_page {
   std::vector<std::uint8_t> k_widths, v_widths;
   page_geometry geometry;
 
-  sized_page(int head_dim, double fraction_k, double fraction_v) {
+  sized_page(int head_dim, double fraction_k, double fraction_v, rope_pairing pairing = rope_pairing::half_split,
+             int rotary_dim = 0) {
     std::mt19937_64 random(7);
-    auto const d = static_cast<std::size_t>(head_dim);
-    if (is_by_channel<typename S::key_format>) k_widths = shuffled_widths(d, 1, random);
+    auto const d = static_cast<std::size_t>(head_dim), rotary = static_cast<std::size_t>(rotary_dim);
+    if (is_by_channel<typename S::key_format>) k_widths = shuffled_key_widths(d, pairing, rotary, random);
     if (is_by_channel<typename S::value_format>) v_widths = shuffled_widths(d, 1, random);
     auto const bits = [](std::vector<std::uint8_t> const& widths) {
       return std::accumulate(widths.begin(), widths.end(), 0);
     };
     geometry = make_page_geometry(head_dim, S::key_format::bits, S::value_format::bits, fraction_k, fraction_v,
                                   {bits(k_widths), bits(v_widths)});
+    geometry.pairing = pairing;
+    geometry.rotary_dim = rotary;
     if (!k_widths.empty()) geometry.k_widths = k_widths.data();
     if (!v_widths.empty()) geometry.v_widths = v_widths.data();
   }

@@ -181,6 +181,11 @@ inline void store_bytes(void* p, bytes x) { detail::store(p, x.low, x.high); }
 inline shorts load_shorts(void const* p) { return {detail::load(p), detail::load_high(p)}; }
 inline void store_shorts(void* p, shorts x) { detail::store(p, x.low, x.high); }
 inline bytes repeat_bytes(std::int32_t four) { return {_mm256_set1_epi32(four), _mm256_set1_epi32(four)}; }
+inline bytes repeat_eight(std::uint8_t const* p) {
+  long long eight;
+  std::memcpy(&eight, p, sizeof(eight));
+  return {_mm256_set1_epi64x(eight), _mm256_set1_epi64x(eight)};
+}
 inline shorts repeat_shorts(std::int32_t two) { return {_mm256_set1_epi32(two), _mm256_set1_epi32(two)}; }
 inline shorts operator+(shorts a, shorts b) {
   return {_mm256_add_epi16(a.low, b.low), _mm256_add_epi16(a.high, b.high)};
@@ -206,11 +211,10 @@ struct code_table {
   __m256i at[places];
 
   explicit code_table(std::uint8_t const* table) {
-    for (std::size_t place = 0; place < places; ++place) {
-      alignas(32) std::uint8_t entries[32];
-      for (unsigned i = 0; i < 32; ++i) entries[i] = table[i >> (2 * place) & ((1u << Bits) - 1)];
-      at[place] = detail::load(entries);
-    }
+    __m256i const entries =
+        _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<__m128i const*>(table)));
+    for (std::size_t place = 0; place < places; ++place)
+      at[place] = _mm256_shuffle_epi8(entries, detail::load(codes_at[place].data()));
   }
   /// Of codes that begin `Shift` bits up.
   template <int Shift>
@@ -218,6 +222,16 @@ struct code_table {
     return look_up_index(_mm256_and_si256(_mm256_srli_epi16(line, Shift), _mm256_set1_epi8(15)), place);
   }
   __m256i look_up_index(__m256i index, std::size_t place = 0) const { return _mm256_shuffle_epi8(at[place], index); }
+
+ private:
+  /// The code that the low bits of a byte hold at a place.
+  static constexpr auto codes_at = [] {
+    std::array<std::array<std::uint8_t, 32>, places> codes{};
+    for (std::size_t place = 0; place < places; ++place)
+      for (unsigned i = 0; i < 32; ++i)
+        codes[place][i] = static_cast<std::uint8_t>((i & 15) >> (2 * place) & ((1u << Bits) - 1));
+    return codes;
+  }();
 };
 
 namespace detail {
@@ -232,6 +246,7 @@ inline __m256i join_code(__m256i low_two, __m256i third) {
 template <int Bits, std::size_t Block>
 [[gnu::always_inline]] inline __m256i unpack_half(std::uint8_t const* packed, code_table<Bits> const& table) {
   auto const line = [&](std::size_t i) { return load(packed + 64 * i); };
+  if constexpr (Bits == 1) return table.template look_up<Block>(line(0));
   if constexpr (Bits == 4) return table.template look_up<Block % 2 * 4>(line(Block / 2));
   if constexpr (Bits == 2) return table.template look_up<Block % 4 / 2 * 4>(line(Block / 4), Block % 2);
   if constexpr (Bits == 3 && Block < 6) return table.template look_up<Block % 2 * 3>(line(Block / 2));
@@ -240,7 +255,7 @@ template <int Bits, std::size_t Block>
 }  // namespace detail
 
 /// What the codes of one of eight blocks read as; see `eight_blocks.hpp`.
-template <int Bits, std::size_t Block>
+template <std::size_t Block, int Bits>
 [[gnu::always_inline]] inline bytes unpack_block(std::uint8_t const* packed, code_table<Bits> const& table) {
   return {detail::unpack_half<Bits, Block>(packed, table), detail::unpack_half<Bits, Block>(packed + 32, table)};
 }
@@ -289,6 +304,13 @@ inline floats look_up(floats table, ints at) {
   static_assert(Entries <= 16);
   return {detail::look_up_eight<Entries>(table, at.low), detail::look_up_eight<Entries>(table, at.high)};
 }
+/// The same of 32 or 64 elements.
+template <int Entries>
+inline floats look_up_far(float const* table, ints at) {
+  static_assert(Entries == 32 || Entries == 64);
+  return {_mm256_i32gather_ps(table, at.low, 4), _mm256_i32gather_ps(table, at.high, 4)};
+}
+inline ints operator-(ints a, ints b) { return {_mm256_sub_epi32(a.low, b.low), _mm256_sub_epi32(a.high, b.high)}; }
 /// 2 · code + (x > boundary)
 inline ints append_bit(ints code, floats x, floats boundary) {
   return {detail::append_bit(code.low, x.low, boundary.low), detail::append_bit(code.high, x.high, boundary.high)};

@@ -124,6 +124,11 @@ inline void store_bytes(void* p, bytes x) { _mm512_storeu_si512(p, x.v); }
 inline shorts load_shorts(void const* p) { return {_mm512_loadu_si512(p)}; }
 inline void store_shorts(void* p, shorts x) { _mm512_storeu_si512(p, x.v); }
 inline bytes repeat_bytes(std::int32_t four) { return {_mm512_set1_epi32(four)}; }
+inline bytes repeat_eight(std::uint8_t const* p) {
+  long long eight;
+  std::memcpy(&eight, p, sizeof(eight));
+  return {_mm512_set1_epi64(eight)};
+}
 inline shorts repeat_shorts(std::int32_t two) { return {_mm512_set1_epi32(two)}; }
 inline shorts operator+(shorts a, shorts b) { return {_mm512_add_epi16(a.v, b.v)}; }
 /// Products of unsigned a and signed b, neighbours added.
@@ -139,30 +144,37 @@ using x86::dot_each;
 /// does not matter.
 template <int Bits>
 struct code_table {
-  static constexpr std::size_t places = Bits == 2 ? 3 : Bits == 3 ? 3 : 2;
+  static constexpr std::size_t places = Bits == 4 ? 2 : 3;
   bytes at[places];
 
   explicit code_table(std::uint8_t const* table) {
-    alignas(64) std::uint8_t entries[places][64];
-    for (unsigned i = 0; i < 64; ++i) {
-      if constexpr (Bits == 4)
-        for (std::size_t place = 0; place < 2; ++place) entries[place][i] = table[i >> (2 * place) & 15];
-      if constexpr (Bits == 2)
-        for (std::size_t place = 0; place < 3; ++place) entries[place][i] = table[i >> (2 * place) & 3];
-      if constexpr (Bits == 3) {
-        for (std::size_t place = 0; place < 2; ++place) entries[place][i] = table[i >> (3 * place) & 7];
-        entries[2][i] = table[(i >> 4 & 3) | (i >> 3 & 1) << 2];
-      }
-    }
-    for (std::size_t place = 0; place < places; ++place) at[place] = load_bytes(entries[place]);
+    __m512i const entries = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<__m128i const*>(table)));
+    for (std::size_t place = 0; place < places; ++place)
+      at[place] = {_mm512_permutexvar_epi8(load_bytes(codes_at[place].data()).v, entries)};
   }
   bytes look_up(std::size_t place, __m512i codes) const { return {_mm512_permutexvar_epi8(codes, at[place].v)}; }
+
+ private:
+  /// The code that six bits hold at a place.
+  static constexpr unsigned code_of(std::size_t place, unsigned six) {
+    if (Bits == 3 && place == 2) return (six >> 4 & 3) | (six >> 3 & 1) << 2;
+    unsigned const shift = Bits == 4 ? 2 : Bits;
+    return six >> (shift * place) & ((1u << Bits) - 1);
+  }
+  static constexpr auto codes_at = [] {
+    std::array<std::array<std::uint8_t, 64>, places> codes{};
+    for (std::size_t place = 0; place < places; ++place)
+      for (unsigned six = 0; six < 64; ++six) codes[place][six] = static_cast<std::uint8_t>(code_of(place, six));
+    return codes;
+  }();
 };
 
 /// What the codes of one of eight blocks read as; see `eight_blocks.hpp`.
-template <int Bits, std::size_t Block>
+template <std::size_t Block, int Bits>
 [[gnu::always_inline]] inline bytes unpack_block(std::uint8_t const* packed, code_table<Bits> const& table) {
   auto const line = [&](std::size_t i) { return load_bytes(packed + 64 * i).v; };
+  if constexpr (Bits == 1)
+    return table.look_up(Block % 3, Block < 3 ? line(0) : _mm512_srli_epi16(line(0), Block / 3 * 3));
   if constexpr (Bits == 4)
     return table.look_up(Block % 2, Block % 2 == 0 ? line(Block / 2) : _mm512_srli_epi16(line(Block / 2), 2));
   if constexpr (Bits == 2)
@@ -202,6 +214,17 @@ inline floats look_up(floats table, ints at) {
   static_assert(Entries <= 16);
   return {_mm512_permutexvar_ps(at.v, table.v)};
 }
+/// The same of 32 or 64 elements.
+template <int Entries>
+inline floats look_up_far(float const* table, ints at) {
+  static_assert(Entries == 32 || Entries == 64);
+  auto const of_half = [&](float const* half) {
+    return _mm512_permutex2var_ps(_mm512_loadu_ps(half), at.v, _mm512_loadu_ps(half + 16));
+  };
+  if constexpr (Entries == 32) return {of_half(table)};
+  return {_mm512_mask_mov_ps(of_half(table), _mm512_test_epi32_mask(at.v, _mm512_set1_epi32(32)), of_half(table + 32))};
+}
+inline ints operator-(ints a, ints b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 /// 2 · code + (x > boundary)
 inline ints append_bit(ints code, floats x, floats boundary) {
   __m512i const twice = _mm512_add_epi32(code.v, code.v);

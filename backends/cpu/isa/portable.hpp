@@ -214,6 +214,14 @@ inline void store_shorts(void* p, shorts x) { detail::store(p, x); }
 HWY_INLINE bytes repeat_bytes(std::int32_t four) {
   return detail::each<bytes>([](auto v) { return hn::BitCast(bytes::tag{}, v); }, detail::repeat<ints>(four));
 }
+HWY_INLINE bytes repeat_eight(std::uint8_t const* p) {
+  std::uint64_t eight;
+  std::memcpy(&eight, p, sizeof(eight));
+  auto const v = hn::BitCast(bytes::tag{}, hn::Set(quarters<std::uint64_t>::tag{}, eight));
+  bytes out;
+  for (auto& it : out.v) it = v;
+  return out;
+}
 HWY_INLINE shorts repeat_shorts(std::int32_t two) {
   return detail::each<shorts>([](auto v) { return hn::BitCast(shorts::tag{}, v); }, detail::repeat<ints>(two));
 }
@@ -281,6 +289,7 @@ template <int Bits, std::size_t Block>
 HWY_INLINE auto codes_of_quarter(std::uint8_t const* packed) {
   auto const line = [&](std::size_t i) { return hn::LoadU(bytes::tag{}, packed + 64 * i); };
   constexpr int mask = (1 << Bits) - 1;
+  if constexpr (Bits == 1) return bits<Block, mask>(line(0));
   if constexpr (Bits == 4) return bits<Block % 2 * 4, mask>(line(Block / 2));
   if constexpr (Bits == 2) return bits<Block % 4 * 2, mask>(line(Block / 4));
   if constexpr (Bits == 3 && Block < 6) return bits<Block % 2 * 3, mask>(line(Block / 2));
@@ -290,7 +299,7 @@ HWY_INLINE auto codes_of_quarter(std::uint8_t const* packed) {
 }  // namespace detail
 
 /// What the codes of one of eight blocks read as; see `eight_blocks.hpp`.
-template <int Bits, std::size_t Block>
+template <std::size_t Block, int Bits>
 HWY_INLINE bytes unpack_block(std::uint8_t const* packed, code_table<Bits> const& table) {
   bytes out;
   for (std::size_t quarter = 0; quarter < 4; ++quarter)
@@ -329,6 +338,18 @@ inline floats look_up(floats table, ints at) {
   float x[16];
   for (std::size_t i = 0; i < 16; ++i) x[i] = entries.x[index.x[i]];
   return load(x);
+}
+/// The same of 32 or 64 elements.
+template <int Entries>
+inline floats look_up_far(float const* table, ints at) {
+  static_assert(Entries == 32 || Entries == 64);
+  detail::elements const index(at);
+  float x[16];
+  for (std::size_t i = 0; i < 16; ++i) x[i] = table[index.x[i]];
+  return load(x);
+}
+inline ints operator-(ints a, ints b) {
+  return detail::each<ints>([](auto x, auto y) { return hn::Sub(x, y); }, a, b);
 }
 /// 2 · code + (x > boundary)
 inline ints append_bit(ints code, floats x, floats boundary) {

@@ -27,15 +27,22 @@ namespace kvquant::cpu {
 inline constexpr std::size_t largest_together = 4;
 inline constexpr std::size_t group_tokens = largest_group * page_tokens;
 
+/// Firsts and seconds of a query's pairs, turned to the base of a tile, scaled.
+struct alignas(line_bytes) query_pairs {
+  float a[largest_pairs], b[largest_pairs];
+};
+
 /// One query of one head, and what it has seen so far.
 struct alignas(line_bytes) query_state {
-  float a[largest_pairs], b[largest_pairs];  ///< firsts and seconds of its pairs, turned to the base of a tile, scaled
-  float out[largest_head_dim];               ///< Σ p · value, but for the offset
-  float unit[largest_pairs / lanes];         ///< of its 8-bit or 16-bit entries, for each sixteen pairs
-  float slot_unit;                           ///< of its pairs as keys' slots meet them
-  float offset;                              ///< Σ p · zero: the same for every channel
-  float m, l;                                ///< softmax state
-  std::size_t row, head;                     ///< of the call; of the KV head's group
+  query_pairs pairs;                  ///< in their own order
+  query_pairs ordered;                ///< in that of the head's key codes, where it is another
+  float out[largest_head_dim];        ///< Σ p · value, but for what the codes of values say
+  float dense[2 * largest_head_dim];  ///< of those Σ p s · multiple: a sum by place, or two, of other tokens each
+  float offset;                       ///< of those Σ p z: the same for every channel
+  float unit[largest_pairs / lanes];  ///< of its 8-bit or 16-bit entries, for each sixteen pairs
+  float slot_unit;                    ///< of its pairs as keys' slots meet them
+  float m, l;                         ///< softmax state
+  std::size_t row, head;              ///< of the call; of the KV head's group
 };
 
 /// A query's entries as integers: of two pairs, 4 bytes or 2 shorts.
@@ -87,6 +94,8 @@ struct alignas(line_bytes) kernel_scratch {
   line_vector<query_chunk> chunks;
   line_vector<float> tile_k, tile_v;  ///< [page_tokens, head_dim] of a page as floats
   key_turns turns;
+  pair_angles angles{largest_pairs};                             ///< in the order of a head's key codes
+  float step_cos[largest_pairs]{}, step_sin[largest_pairs]{};  ///< likewise, those of a page
 };
 
 /// Turns one page of a layer into floats, [page_tokens, head_dim] each, residuals added.
@@ -101,11 +110,10 @@ class page_reader {
 
 /// One layer of one model, as kernels read it.
 struct layer_tables {
-  std::vector<key_head> heads;   ///< [kv_heads]
-  std::vector<key_turns> turns;  ///< [kv_heads], or none: built when they are needed
-  std::array<std::uint8_t, 16> key_bytes{};
-  std::array<std::uint8_t, 16> value_bytes{};  ///< two's complement
-  float value_step = 1;
+  std::vector<key_head> key_heads;      ///< [kv_heads]
+  std::vector<value_head> value_heads;  ///< [kv_heads]
+  std::vector<key_turns> turns;         ///< [kv_heads], or none: built when they are needed
+  width_bytes key_bytes, value_bytes;
   std::unique_ptr<page_reader> reader;  ///< where pages become floats
 };
 
@@ -115,7 +123,7 @@ struct page_steps {
   std::size_t values, key_slots, value_slots, count;  ///< where each begin; keys begin at 0
 
   explicit page_steps(page_geometry const& it)
-      : values(it.head_dim / 8),
+      : values(it.head_dim / chunk_channels),
         key_slots(2 * values),
         value_slots(key_slots + it.k_slots / slots_of_step),
         count(value_slots + it.v_slots / slots_of_step) {}
@@ -154,6 +162,11 @@ struct split_task {
     return cache().page(index, what.kv_head, static_cast<std::size_t>(model.shape.kv_heads)).data();
   }
 };
+
+/// Stands for the bits of codes whose widths are their chunks'.
+inline constexpr int bits_by_chunk = 0;
+template <Format F>
+inline constexpr int kernel_bits = is_by_channel<F> ? bits_by_chunk : F::bits;
 
 /// The kernels of one set of instructions for one kind of pages.
 struct kernel_set {

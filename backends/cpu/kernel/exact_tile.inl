@@ -54,7 +54,7 @@ void score_exact_keys(split_task const& task, view2d<T const> k, query_chunk con
           floats const turned_a = fms(a, c, b * s), turned_b = fma(b, c, a * s);
 #pragma GCC unroll 4
           for (std::size_t n = 0; n < Queries; ++n) {
-            query_state const& q = chunk.queries[n];
+            query_pairs const& q = chunk.queries[n].pairs;
             dots[n] = fma(turned_b, load(q.b + pair), fma(turned_a, load(q.a + pair), dots[n]));
           }
         }

@@ -16,16 +16,17 @@ inline constexpr std::size_t segment_chunks = 4;
 
 /// Units of a query's entries: products of the longest pair in sixteen with its keys come to `entries` units of the
 /// query's. A turn keeps a pair's length, so they hold at every base.
-inline void set_units(query_state& q, key_head const& keys, std::size_t all_pairs, float entries) {
+inline void set_units(query_pairs const& q, key_head const& keys, std::size_t all_pairs, float entries, float* units) {
   for (std::size_t first = 0; first < all_pairs; first += lanes) {
     float unit = smallest_unit;
     for (std::size_t pair = first; pair < first + lanes; ++pair)
       unit = std::max(unit, std::sqrt(q.a[pair] * q.a[pair] + q.b[pair] * q.b[pair]) * keys.unit[pair]);
-    q.unit[first / lanes] = unit / entries;
+    units[first / lanes] = unit / entries;
   }
 }
 
-inline void set_pair_entries(query_state const& q, key_head const& keys, std::size_t all_pairs, query_entries& out) {
+inline void set_pair_entries(query_pairs const& q, float const* units, key_head const& keys, std::size_t all_pairs,
+                             query_entries& out) {
   floats const origin = all(float{key_origin}), negative = all(-1.0f);
   auto const put = [&](floats to_a, floats to_b, floats zero_a, floats zero_b, std::size_t pair, std::int32_t* entries,
                        std::int32_t* offsets) {
@@ -34,7 +35,7 @@ inline void set_pair_entries(query_state const& q, key_head const& keys, std::si
     store_low(reinterpret_cast<std::int16_t*>(offsets + pair / 2), rounded(zero_a + zero_b - origin * (a + b)));
   };
   for (std::size_t pair = 0; pair < all_pairs; pair += lanes) {
-    floats const per_unit = all(1 / q.unit[pair / lanes]), a = load(q.a + pair) * per_unit,
+    floats const per_unit = all(1 / units[pair / lanes]), a = load(q.a + pair) * per_unit,
                  b = load(q.b + pair) * per_unit;
     floats const scale_a = load(&keys.scale_a[pair]), scale_b = load(&keys.scale_b[pair]);
     floats const zero_a = load(&keys.zero_a[pair]), zero_b = load(&keys.zero_b[pair]), minus_a = a * negative;
@@ -47,29 +48,30 @@ inline void set_pair_entries(query_state const& q, key_head const& keys, std::si
 template <std::size_t Queries, std::size_t Chains>
 using key_sums = ints[Queries][Chains][4];
 
-/// Adds one segment's integer sums to the scores of 64 tokens.
+/// Adds one segment's integer sums to the scores of 64 tokens, or sets them where it is the first.
 template <std::size_t Queries, std::size_t Chains>
 [[gnu::always_inline]] inline void add_segment(key_sums<Queries, Chains> const& dots, query_chunk const& chunk,
-                                               std::size_t segment, float factor, kernel_scratch& scratch,
+                                               std::size_t first_chunk, float factor, kernel_scratch& scratch,
                                                std::size_t first_token) {
 #pragma GCC unroll 4
   for (std::size_t n = 0; n < Queries; ++n)
 #pragma GCC unroll 4
     for (std::size_t i = 0; i < 4; ++i) {
       float* const score = scratch.scores[n] + first_token + lanes * i;
-      floats sum = segment == 0 ? zero() : load(score);
-      for (std::size_t part = 0; part < Chains; ++part)
-        sum = fma(to_floats(dots[n][part][i]), all(chunk.queries[n].unit[segment] * factor), sum);
+      float const unit = chunk.queries[n].unit[first_chunk / segment_chunks] * factor;
+      floats sum = first_chunk == 0 ? zero() : load(score);
+      for (std::size_t part = 0; part < Chains; ++part) sum = fma(to_floats(dots[n][part][i]), all(unit), sum);
       store(score, sum);
     }
 }
 
-/// `add_chunk(chunk of four pairs, sums)` for each, and the sums of four chunks at a time to the scores.
+/// `add_chunk(chunk of four pairs, sums)` for each from `first` to `last`; sums of chunks that share a unit go to the
+/// scores together.
 template <std::size_t Queries, std::size_t Chains, class AddChunk>
-[[gnu::always_inline]] inline void score_segments(std::size_t chunks, query_chunk const& chunk, float factor,
-                                                  kernel_scratch& scratch, std::size_t first_token,
-                                                  AddChunk&& add_chunk) {
-  for (std::size_t first = 0; first < chunks; first += segment_chunks) {
+[[gnu::always_inline]] inline void score_chunks(std::size_t first, std::size_t last, query_chunk const& chunk,
+                                                float factor, kernel_scratch& scratch, std::size_t first_token,
+                                                AddChunk&& add_chunk) {
+  while (first < last) {
     key_sums<Queries, Chains> dots;
 #pragma GCC unroll 4
     for (std::size_t n = 0; n < Queries; ++n)
@@ -77,36 +79,59 @@ template <std::size_t Queries, std::size_t Chains, class AddChunk>
       for (std::size_t part = 0; part < Chains; ++part)
 #pragma GCC unroll 4
         for (std::size_t i = 0; i < 4; ++i) dots[n][part][i] = zero_ints();
-    for (std::size_t at = first; at < std::min(chunks, first + segment_chunks); ++at) add_chunk(at, dots);
-    add_segment<Queries, Chains>(dots, chunk, first / segment_chunks, factor, scratch, first_token);
+    std::size_t const end = std::min(last, (first / segment_chunks + 1) * segment_chunks);
+    for (std::size_t at = first; at < end; ++at) add_chunk(at, dots);
+    add_segment<Queries, Chains>(dots, chunk, first, factor, scratch, first_token);
+    first = end;
   }
 }
 
-template <int Bits, std::size_t Queries>
-void score_by_turned_query(split_task const& task, std::uint8_t const* codes, code_table<Bits> const& table,
-                           query_chunk const& chunk, kernel_scratch& scratch, std::size_t first_token,
-                           read_ahead const& ahead) {
+/// `add_chunk(chunk, packed, table, sums)` for each of a head.
+template <std::size_t Queries, std::size_t Chains, class Codes, class AddChunk>
+[[gnu::always_inline]] inline void score_codes(split_task const& task, std::uint8_t const* codes, Codes const& keys,
+                                               query_chunk const& chunk, float factor, kernel_scratch& scratch,
+                                               std::size_t first_token, read_ahead const& ahead,
+                                               AddChunk&& add_chunk) {
+  keys.for_each_run(
+      task.head_dim() / 8, [&]<int Bits>(std::size_t first, std::size_t last, std::size_t start,
+                                         code_table<Bits> const& table) __attribute__((always_inline)) {
+        std::uint8_t const* packed = codes + start;
+        score_chunks<Queries, Chains>(
+            first, last, chunk, factor, scratch,
+            first_token, [&](std::size_t at, key_sums<Queries, Chains>& dots) __attribute__((always_inline)) {
+              ahead.step(at);
+              add_chunk(at, packed, table, dots);
+              packed += packed_block_bytes<Bits>;
+            });
+      });
+}
+
+template <std::size_t Queries, class Codes>
+void score_by_turned_query(split_task const& task, std::uint8_t const* codes, Codes const& keys,
+                           pair_angles const& angles, query_chunk const& chunk, kernel_scratch& scratch,
+                           std::size_t first_token, read_ahead const& ahead) {
   constexpr std::size_t chains = held_sums >= 16 && Queries <= 2 ? 2 : 1;
-  std::int16_t const* const cos16 = task.model.rotation.cos16.data();
-  std::int16_t const* const sin16 = task.model.rotation.sin16.data();
+  std::uint32_t const* const cos16 = angles.cos.data();
+  std::uint32_t const* const sin16 = angles.sin.data();
   query_entries const* const entries = scratch.entries;
   constexpr float factor = 1.0f / rotation_tables::unit16;
-  score_segments<Queries, chains>(
-      task.head_dim() / 8, chunk, factor, scratch,
-      first_token, [&](std::size_t at, key_sums<Queries, chains> & dots) __attribute__((always_inline)) {
-        ahead.step(at);
+  score_codes<Queries, chains>(
+      task, codes, keys, chunk, factor, scratch, first_token, ahead,
+      [&](std::size_t at, std::uint8_t const* packed, auto const& table, key_sums<Queries, chains>& dots)
+          __attribute__((always_inline)) {
         unrolled<8>([&](auto block) __attribute__((always_inline)) {
-          bytes const keys = unpack_block<Bits, block()>(codes + at * packed_block_bytes<Bits>, table);
-          std::size_t const two_pairs = 2 * at + block() / 4, angles = (two_pairs * 4 + block() % 4) * 32;
-          shorts const cos = load_shorts(cos16 + angles), sin = load_shorts(sin16 + angles);
+          bytes const values = unpack_block<block()>(packed, table);
+          std::size_t const two_pairs = 2 * at + block() / 4, first_angle = (two_pairs * 4 + block() % 4) * lanes;
+          shorts const cos = load_shorts(cos16 + first_angle), sin = load_shorts(sin16 + first_angle);
 #pragma GCC unroll 4
           for (std::size_t n = 0; n < Queries; ++n) {
             query_entries const& q = entries[n];
-            shorts const a = multiply_pairs(keys, repeat_bytes(q.a[two_pairs])) + repeat_shorts(q.a_offset[two_pairs]);
-            shorts const b = multiply_pairs(keys, repeat_bytes(q.b[two_pairs])) + repeat_shorts(q.b_offset[two_pairs]);
+            auto const pair_products = [&](std::int32_t by, std::int32_t offset) __attribute__((always_inline)) {
+              return multiply_pairs(values, repeat_bytes(by)) + repeat_shorts(offset);
+            };
             ints &first = dots[n][0][block() % 4], &last = dots[n][chains - 1][block() % 4];
-            first = dot(first, a, cos);
-            last = dot(last, b, sin);
+            first = dot(first, pair_products(q.a[two_pairs], q.a_offset[two_pairs]), cos);
+            last = dot(last, pair_products(q.b[two_pairs], q.b_offset[two_pairs]), sin);
           }
         });
       });
@@ -116,12 +141,13 @@ void score_by_turned_query(split_task const& task, std::uint8_t const* codes, co
 inline void build_turns(key_head const& keys, rotation_tables const& rotation, key_turns& out) {
   std::size_t const all_pairs = padded(rotation.pairs);
   out.resize(rotation.pairs);
-  for (std::size_t pair = 0; pair < rotation.pairs; ++pair) {
-    float const unit = keys.unit[pair], a = keys.scale_a[pair] / unit, b = keys.scale_b[pair] / unit,
-                zero_a = keys.zero_a[pair] / unit, zero_b = keys.zero_b[pair] / unit;
+  for (std::size_t place = 0; place < rotation.pairs; ++place) {
+    std::size_t const pair = keys.order.at[place];
+    float const unit = keys.unit[place], a = keys.scale_a[place] / unit, b = keys.scale_b[place] / unit,
+                zero_a = keys.zero_a[place] / unit, zero_b = keys.zero_b[place] / unit;
     for (std::size_t token = 0; token < page_tokens; ++token) {
       float const c = rotation.cos[token * all_pairs + pair], s = rotation.sin[token * all_pairs + pair];
-      std::size_t const at = (pair / 2 * page_tokens + token) * 2 + pair % 2;
+      std::size_t const at = (place / 2 * page_tokens + token) * 2 + place % 2;
       auto const put = [&](float by_a, float by_b, float zero, std::int8_t* entries, std::int16_t& offset) {
         float const first = std::nearbyint(by_a), second = std::nearbyint(by_b);
         entries[0] = static_cast<std::int8_t>(first);
@@ -135,9 +161,10 @@ inline void build_turns(key_head const& keys, rotation_tables const& rotation, k
   }
 }
 
-inline void set_turned_entries(query_state const& q, key_head const& keys, std::size_t all_pairs, query_entries& out) {
+inline void set_turned_entries(query_pairs const& q, float const* units, key_head const& keys, std::size_t all_pairs,
+                               query_entries& out) {
   for (std::size_t pair = 0; pair < all_pairs; pair += lanes) {
-    floats const scale = load(&keys.unit[pair]) * all(1 / q.unit[pair / lanes]);
+    floats const scale = load(&keys.unit[pair]) * all(1 / units[pair / lanes]);
     store_low(reinterpret_cast<std::int16_t*>(out.a + pair / 2), rounded(load(q.a + pair) * scale));
     store_low(reinterpret_cast<std::int16_t*>(out.b + pair / 2), rounded(load(q.b + pair) * scale));
   }
@@ -167,21 +194,20 @@ template <std::size_t Queries, class BlockAt>
   }
 }
 
-template <int Bits, std::size_t Queries>
-void score_turned_keys(split_task const& task, std::uint8_t const* codes, code_table<Bits> const& table,
-                       key_turns const& turns, query_chunk const& chunk, kernel_scratch& scratch,
-                       std::size_t first_token, read_ahead const& ahead) {
-  score_segments<Queries, 1>(
-      task.head_dim() / 8, chunk, 1.0f, scratch,
-      first_token, [&](std::size_t at, key_sums<Queries, 1> & dots) __attribute__((always_inline)) {
-        ahead.step(at);
+template <std::size_t Queries, class Codes>
+void score_turned_keys(split_task const& task, std::uint8_t const* codes, Codes const& keys, key_turns const& turns,
+                       query_chunk const& chunk, kernel_scratch& scratch, std::size_t first_token,
+                       read_ahead const& ahead) {
+  score_codes<Queries, 1>(
+      task, codes, keys, chunk, 1.0f, scratch, first_token, ahead,
+      [&](std::size_t at, std::uint8_t const* packed, auto const& table, key_sums<Queries, 1>& dots)
+          __attribute__((always_inline)) {
         unrolled<2>([&](auto pairs) __attribute__((always_inline)) {
           constexpr std::size_t first_block = 4 * pairs();
           add_turned_blocks<Queries>(
               [&](auto part) __attribute__((always_inline)) {
                 constexpr std::size_t block = first_block + part();
-                return turn_block(unpack_block<Bits, block>(codes + at * packed_block_bytes<Bits>, table), turns,
-                                  8 * at + block);
+                return turn_block(unpack_block<block>(packed, table), turns, 8 * at + block);
               },
               2 * at + pairs(), scratch.entries, dots);
         });
@@ -191,8 +217,8 @@ void score_turned_keys(split_task const& task, std::uint8_t const* codes, code_t
 /// The same from keys that `turn_page` left in the scratch, for more queries than go through at once.
 template <std::size_t Queries>
 void score_stored_keys(split_task const& task, query_chunk const& chunk, kernel_scratch& scratch) {
-  score_segments<Queries, 1>(
-      task.head_dim() / 8, chunk, 1.0f, scratch, 0, [&](std::size_t at, key_sums<Queries, 1>& dots) {
+  score_chunks<Queries, 1>(
+      0, task.head_dim() / 8, chunk, 1.0f, scratch, 0, [&](std::size_t at, key_sums<Queries, 1>& dots) {
         for (std::size_t pairs = 0; pairs < 2; ++pairs)
           add_turned_blocks<Queries>(
               [&](auto part) {
@@ -203,16 +229,35 @@ void score_stored_keys(split_task const& task, query_chunk const& chunk, kernel_
       });
 }
 
-template <int Bits>
-void turn_page(split_task const& task, std::uint8_t const* codes, code_table<Bits> const& table, key_turns const& turns,
+template <class Codes>
+void turn_page(split_task const& task, std::uint8_t const* codes, Codes const& keys, key_turns const& turns,
                kernel_scratch& scratch, read_ahead const& ahead) {
   for (std::size_t at = 0; at < task.head_dim() / 8; ++at) {
     ahead.step(at);
-    unrolled<8>([&](auto block) __attribute__((always_inline)) {
-      bytes const keys = unpack_block<Bits, block()>(codes + at * packed_block_bytes<Bits>, table);
-      auto const [a, b] = turn_block(keys, turns, 8 * at + block());
-      store_shorts(scratch.turned_a + 32 * (8 * at + block()), a);
-      store_shorts(scratch.turned_b + 32 * (8 * at + block()), b);
+    keys.at(codes, at, [&](std::uint8_t const* packed, auto const& table) __attribute__((always_inline)) {
+      unrolled<8>([&](auto block) __attribute__((always_inline)) {
+        auto const [a, b] = turn_block(unpack_block<block()>(packed, table), turns, 8 * at + block());
+        store_shorts(scratch.turned_a + 32 * (8 * at + block()), a);
+        store_shorts(scratch.turned_b + 32 * (8 * at + block()), b);
+      });
     });
+  }
+}
+
+/// A head's keys have an order of their own: that of the angles within a page, and from page to page.
+inline void order_angles(rotation_tables const& rotation, channel_order const& order, kernel_scratch& scratch) {
+  for (std::size_t place = 0; place < rotation.pairs; ++place) {
+    scratch.step_cos[place] = rotation.step_cos[order.at[place]];
+    scratch.step_sin[place] = rotation.step_sin[order.at[place]];
+  }
+  for (std::size_t place = 0; place < rotation.pairs; place += 2) {
+    std::uint32_t const* const first = rotation.by_pair16.data() + order.at[place] * page_tokens;
+    std::uint32_t const* const second = rotation.by_pair16.data() + order.at[place + 1] * page_tokens;
+    std::uint32_t* const cos = scratch.angles.cos.data() + place / 2 * page_tokens;
+    std::uint32_t* const sin = scratch.angles.sin.data() + place / 2 * page_tokens;
+    for (std::size_t token = 0; token < page_tokens; ++token) {
+      cos[token] = (first[token] & 0xffff) | second[token] << 16;
+      sin[token] = first[token] >> 16 | (second[token] & 0xffff0000);
+    }
   }
 }

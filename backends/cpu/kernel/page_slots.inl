@@ -26,7 +26,7 @@ inline void store_side_by_side(float* to, X&& x) {
 inline void set_slot_unit(query_state& q, std::size_t all_pairs) {
   floats longest = zero();
   for (std::size_t pair = 0; pair < all_pairs; pair += lanes) {
-    floats const a = load(q.a + pair), b = load(q.b + pair);
+    floats const a = load(q.pairs.a + pair), b = load(q.pairs.b + pair);
     longest = max(longest, fma(a, a, b * b));
   }
   q.slot_unit = std::max(std::sqrt(largest(longest)), smallest_unit) / rotation_tables::slot_unit16;
@@ -43,10 +43,10 @@ inline void set_members(query_chunk const& chunk, std::size_t all_pairs, std::in
     ints a[Queries], b[Queries], minus_a[Queries];
     for (std::size_t n = 0; n < Queries; ++n) {
       query_state const& q = chunk.queries[n];
-      floats const per_unit = all(1 / q.slot_unit), x = load(q.a + pair) * per_unit;
+      floats const per_unit = all(1 / q.slot_unit), x = load(q.pairs.a + pair) * per_unit;
       a[n] = rounded(x);
       minus_a[n] = rounded(x * all(-1.0f));
-      b[n] = rounded(load(q.b + pair) * per_unit);
+      b[n] = rounded(load(q.pairs.b + pair) * per_unit);
     }
     put(pair, [&](std::size_t n) { return pair_low(a[n], b[n]); });
     put(key_slot::most_pairs + pair, [&](std::size_t n) { return pair_low(b[n], minus_a[n]); });

@@ -5,24 +5,49 @@
 template <int Bits>
 class level_search {
  public:
-  explicit level_search(level_search_tables const& it) : level_(load(it.level)) {
-    for (int step = 0; step < Bits; ++step) boundary_[step] = load(it.boundary[step]);
+  explicit level_search(page_side const& side) : level_(load(side.tables.levels.level)) {
+    for (int step = 0; step < Bits; ++step) boundary_[step] = load(side.tables.levels.boundary[step]);
   }
-  ints encode(floats x) const {
+  /// Where a code's level is.
+  ints find(floats x, std::size_t /*channel*/) const {
     ints code = zero_ints();
     for (floats const boundary : boundary_) code = append_bit(code, x, look_up<8>(boundary, code));
     return code;
   }
-  floats decode(ints code) const { return look_up<(1 << Bits)>(level_, code); }
+  static ints code_at(ints place, std::size_t /*channel*/) { return place; }
+  floats level_at(ints place) const { return look_up<(1 << Bits)>(level_, place); }
 
  private:
   floats boundary_[Bits], level_;
 };
 
+/// The same where channels have one of several tables.
+template <>
+class level_search<bits_by_chunk> {
+ public:
+  explicit level_search(page_side const& side)
+      : levels_(side.tables.levels), numbers_(side.tables.numbers.data() + side.first_channel) {}
+
+  ints find(floats x, std::size_t channel) const {
+    ints place = rounded(load(numbers_ + channel));
+    for (int step = 0; step < 3; ++step)
+      place = append_bit(place, x, look_up<16>(load(levels_.boundary[step]), place));
+    return append_bit(place, x, look_up_far<32>(levels_.boundary[3], place));
+  }
+  ints code_at(ints place, std::size_t channel) const {
+    return place - rounded(load(numbers_ + channel) * all(1 << level_search_tables::most_bits));
+  }
+  floats level_at(ints place) const { return look_up_far<64>(levels_.level, place); }
+
+ private:
+  level_search_tables const& levels_;
+  float const* numbers_;  // [head_dim]
+};
+
 /// Codes of the new tokens; their residuals too if there are slots.
 template <int Bits, map_of Map>
 void encode_side(page_side const& side, sealing_scratch& scratch) {
-  level_search<Bits> const levels(side.levels);
+  level_search<Bits> const levels(side);
   bool const sparse = !side.slots.empty();
   std::size_t const d = side.head_dim();
   for (std::size_t row = 0; row < side.tokens.rows; ++row) {
@@ -32,12 +57,25 @@ void encode_side(page_side const& side, sealing_scratch& scratch) {
       floats const scale = Map == map_of::token ? all(side.scales[row]) : load(side.scales + channel);
       floats const zero = Map == map_of::token ? all(side.zeros[row]) : load(side.zeros + channel);
       floats const x = load(token + channel);
-      ints const code = levels.encode((x - zero) / scale);
-      store_low(side.codes.data() + at + channel, code);
+      ints const place = levels.find((x - zero) / scale, channel);
+      store_low(side.codes.data() + at + channel, levels.code_at(place, channel));
       if (sparse)
-        store(scratch.residuals.data() + at + channel, x - multiply_then_add(scale, levels.decode(code), zero));
+        store(scratch.residuals.data() + at + channel, x - multiply_then_add(scale, levels.level_at(place), zero));
     }
   }
+}
+
+inline std::uint64_t count_clamped(page_side const& side) {
+  std::uint64_t within = 0;
+  for (std::size_t channel = 0; channel < side.head_dim(); channel += lanes) {
+    floats const least = load(side.tables.seen_least.data() + side.first_channel + channel);
+    floats const most = load(side.tables.seen_most.data() + side.first_channel + channel);
+    for (std::size_t row = 0; row < side.tokens.rows; ++row) {
+      floats const x = load(side.tokens.row(row).data() + channel);
+      within += static_cast<std::uint64_t>(std::popcount(static_cast<std::uint16_t>(at_least(x, least) & at_least(most, x))));
+    }
+  }
+  return side.tokens.rows * side.head_dim() - within;
 }
 
 /// Residuals of the reused tokens: those that were kept.

@@ -21,19 +21,33 @@
 
 namespace kvquant::cpu {
 
-/// The levels of a format as vectors are searched: its boundaries by bisection, each step a table.
+/// The levels of a format as vectors are searched: its boundaries by bisection, each step a table. Several formats'
+/// lie behind each other: the number of one stands before the bits of its codes.
 struct level_search_tables {
-  static constexpr int most_bits = 4;
-  float boundary[most_bits][lanes]{};  ///< of step s: 2^s, by the code's leading bits so far
-  float level[lanes]{};
+  static constexpr int most_bits = 4, most_tables = 4;
+  float boundary[most_bits][most_tables << (most_bits - 1)]{};  ///< of step s: 2^s, by the code's leading bits so far
+  float level[most_tables << most_bits]{};
 
   template <int Bits>
-  explicit level_search_tables(level_table<Bits> const& it) {
+  void set(int number, level_table<Bits> const& it) {
     static_assert(Bits <= most_bits);
     for (int step = 0; step < Bits; ++step)
       for (int leading = 0; leading < 1 << step; ++leading)
-        boundary[step][leading] = it.boundary[((2 * leading + 1) << (Bits - 1 - step)) - 1];
-    for (int code = 0; code < 1 << Bits; ++code) level[code] = it.level[code];
+        boundary[step][number << step | leading] = it.boundary[((2 * leading + 1) << (Bits - 1 - step)) - 1];
+    for (int code = 0; code < 1 << Bits; ++code) level[number << Bits | code] = it.level[code];
+  }
+};
+
+/// What is the same for all pages of one side of a layer; [kv_channels] each.
+struct side_tables {
+  level_search_tables levels{};
+  std::vector<float> scales{}, zeros{};        ///< of maps that belong to channels
+  std::vector<float> numbers{};                ///< of channels' tables, where there are several
+  std::vector<float> seen_least{}, seen_most{};  ///< in calibration, where what lies beyond is counted
+
+  std::size_t bytes() const {
+    return sizeof levels + (scales.size() + zeros.size() + numbers.size() + seen_least.size() + seen_most.size()) *
+                               sizeof(float);
   }
 };
 
@@ -43,9 +57,10 @@ enum class map_of { channel, token };
 /// One side of one KV head, to be sealed.
 struct page_side {
   view2d<half const> tokens;           ///< the last of the page, [page_tokens − reused, head_dim]
+  std::size_t first_channel;           ///< of the head, in the side's tables
   float const *scales, *zeros;         ///< of the maps: [head_dim] or [page_tokens − reused]
   std::span<float const> sensitivity;  ///< [head_dim]
-  level_search_tables const& levels;
+  side_tables const& tables;
   std::span<std::uint8_t> codes;  ///< [page_tokens, head_dim]; those of the reused tokens are there
   std::span<outlier> slots;       ///< in: those of the re-opened page
 
@@ -80,6 +95,8 @@ struct sealing_scratch {
 struct sealing_kernels {
   void (*seal_keys)(page_side const&, sealing_scratch&);
   void (*seal_values)(page_side const&, sealing_scratch&);
+  /// Numbers of the new tokens beyond what was seen in calibration.
+  std::uint64_t (*count_clamped)(page_side const&);
   /// Of the numbers from the `rank`-th smallest to the `rank`-th largest.
   value_range (*range_of)(std::span<half const> token, std::size_t rank, sealing_scratch&);
 };

@@ -26,6 +26,7 @@ inline std::span<query_chunk> start_chunks(split_task const& task, kernel_scratc
       query_state& q = chunk.queries[n];
       std::size_t const index = i * largest_together + n;
       std::fill_n(q.out, task.head_dim(), 0.0f);
+      std::fill_n(q.dense, 2 * task.head_dim(), 0.0f);
       q.offset = q.l = 0;
       q.m = -std::numeric_limits<float>::infinity();
       q.row = index / group;
@@ -44,7 +45,7 @@ inline void for_each_query(std::span<query_chunk> chunks, F&& f) {
 inline void step_queries(split_task const& task, std::span<query_chunk> chunks) {
   rotation_tables const& r = task.model.rotation;
   for_each_query(chunks,
-                 [&](query_state& q) { turn_by(q, r.step_cos.data(), r.step_sin.data(), padded(task.pairs())); });
+                 [&](query_state& q) { turn_by(q.pairs, r.step_cos.data(), r.step_sin.data(), padded(task.pairs())); });
 }
 
 /// `k`, `v`: all rows of a run.
@@ -67,16 +68,18 @@ inline void attend_exact_run(split_task const& task, run where, std::size_t firs
   }
 }
 
-/// Pages of codes of `KBits` and `VBits` bits, in integers.
+/// Pages of codes of `KBits` and `VBits` bits, or `bits_by_chunk`, in integers.
 template <int KBits, int VBits>
 class integer_pages {
  public:
   integer_pages(split_task const& task, kernel_scratch& scratch)
       : task_(task),
         scratch_(scratch),
-        keys_(task.layer.heads[task.what.kv_head]),
-        key_table_(task.layer.key_bytes.data()),
-        value_table_(task.layer.value_bytes.data()) {
+        keys_(task.layer.key_heads[task.what.kv_head]),
+        values_(task.layer.value_heads[task.what.kv_head]),
+        key_codes_(task.layer.key_bytes, keys_.order),
+        value_codes_(task.layer.value_bytes, values_.order) {
+    if constexpr (keys_are_ordered) order_angles(task.model.rotation, keys_.order, scratch);
     if (!task.policy().turn_keys) return;
     if (task.layer.turns.empty()) build_turns(keys_, task.model.rotation, scratch.turns);
     turns_ = task.layer.turns.empty() ? &scratch.turns : &task.layer.turns[task.what.kv_head];
@@ -86,25 +89,46 @@ class integer_pages {
   void operator()(std::size_t first, std::size_t last, std::span<query_chunk> chunks) {
     for_each_query(chunks, [&](query_state& q) {
       set_slot_unit(q, all_pairs());
-      if (turns_ != nullptr)
-        set_units(q, keys_, all_pairs(), largest_entry12);
-      else
-        set_units(q, keys_, all_pairs(), 1);
+      if constexpr (keys_are_ordered) order_pairs(q);
+      set_units(pairs_of(q), keys_, all_pairs(), turns_ != nullptr ? largest_entry12 : 1, q.unit);
     });
     bool const one_chunk = chunks.size() == 1;
     std::size_t const group = one_chunk ? task_.policy().pages_per_group : 1;
     for (std::size_t page = first; page < last; page += group) {
       set_pages(page, std::min(group, last - page));
-      if (page > first) step_queries(task_, chunks);
+      if (page > first) step(chunks);
       if (one_chunk)
         with_count(chunks[0].count, [&](auto count) { attend_group<count()>(page, chunks[0]); });
       else
         attend_page(page, chunks);
     }
+    for_each_query(chunks, [&](query_state& q) {
+      finish_values<side_codes<VBits>::block_channels>(values_, task_.head_dim(), q);
+    });
   }
 
  private:
+  static constexpr bool keys_are_ordered = KBits == bits_by_chunk;
+
   std::size_t all_pairs() const { return padded(task_.pairs()); }
+
+  /// In the order of the key codes.
+  static query_pairs const& pairs_of(query_state const& q) { return keys_are_ordered ? q.ordered : q.pairs; }
+  void order_pairs(query_state& q) const {
+    std::fill_n(q.ordered.a, all_pairs(), 0.0f);
+    std::fill_n(q.ordered.b, all_pairs(), 0.0f);
+    for (std::size_t place = 0; place < task_.pairs(); ++place) {
+      q.ordered.a[place] = q.pairs.a[keys_.order.at[place]];
+      q.ordered.b[place] = q.pairs.b[keys_.order.at[place]];
+    }
+  }
+  /// To the next page. Slots know pairs in their own order.
+  void step(std::span<query_chunk> chunks) {
+    if (!keys_are_ordered || task_.model.geometry.k_slots > 0) step_queries(task_, chunks);
+    if constexpr (keys_are_ordered)
+      for_each_query(chunks,
+                     [&](query_state& q) { turn_by(q.ordered, scratch_.step_cos, scratch_.step_sin, all_pairs()); });
+  }
 
   /// What is read ahead may belong to the next task: it is most often this worker's next, and read soon in any case.
   void set_pages(std::size_t first, std::size_t count) {
@@ -116,13 +140,16 @@ class integer_pages {
                             : read_ahead();
   }
 
+  pair_angles const& angles() const { return keys_are_ordered ? scratch_.angles : task_.model.rotation.angles16; }
+
   template <std::size_t Queries>
   void set_entries(query_chunk const& chunk) {
     for (std::size_t n = 0; n < Queries; ++n) {
+      query_state const& q = chunk.queries[n];
       if (turns_ != nullptr)
-        set_turned_entries(chunk.queries[n], keys_, all_pairs(), scratch_.entries[n]);
+        set_turned_entries(pairs_of(q), q.unit, keys_, all_pairs(), scratch_.entries[n]);
       else
-        set_pair_entries(chunk.queries[n], keys_, all_pairs(), scratch_.entries[n]);
+        set_pair_entries(pairs_of(q), q.unit, keys_, all_pairs(), scratch_.entries[n]);
     }
   }
 
@@ -137,7 +164,12 @@ class integer_pages {
         auto const range = visible_in(task_.what.queries, chunk.queries[n].row, run::pages, place);
         seen |= mask(scratch_.scores[n] + i * page_tokens, page_tokens, range);
       }
-      softmax_step(chunk, n, scratch_.scores[n], current_.size() * page_tokens, task_.head_dim(), seen);
+      float const keep =
+          softmax_step(chunk, n, scratch_.scores[n], current_.size() * page_tokens, task_.head_dim(), seen);
+      if (keep != 1) {
+        scale_in_place(chunk.queries[n].dense, 2 * task_.head_dim(), keep);
+        chunk.queries[n].offset *= keep;
+      }
       any |= seen;
     }
     return any;
@@ -147,18 +179,17 @@ class integer_pages {
   template <std::size_t Queries>
   void attend_group(std::size_t first, query_chunk& chunk) {
     for (std::size_t i = 0; i < current_.size(); ++i) {
-      if (i > 0) step_queries(task_, {&chunk, 1});
+      if (i > 0) step({&chunk, 1});
       set_entries<Queries>(chunk);
       auto const* const codes = page_bytes_at(current_[i], 0);
       if (turns_ != nullptr)
-        score_turned_keys<KBits, Queries>(task_, codes, key_table_, *turns_, chunk, scratch_, i * page_tokens,
-                                          ahead_[i]);
+        score_turned_keys<Queries>(task_, codes, key_codes_, *turns_, chunk, scratch_, i * page_tokens, ahead_[i]);
       else
-        score_by_turned_query<KBits, Queries>(task_, codes, key_table_, chunk, scratch_, i * page_tokens, ahead_[i]);
+        score_by_turned_query<Queries>(task_, codes, key_codes_, angles(), chunk, scratch_, i * page_tokens, ahead_[i]);
       add_key_slots<Queries>(task_, current_[i], chunk, scratch_, i * page_tokens, ahead_[i]);
     }
     if (!softmax<Queries>(first, chunk)) return;
-    add_packed_values<VBits, Queries>(task_, current_, value_table_, chunk, scratch_, ahead_);
+    add_packed_values<Queries>(task_, current_, value_codes_, chunk, scratch_, ahead_);
     add_value_slots<Queries>(task_, current_, chunk, scratch_, ahead_);
   }
 
@@ -166,15 +197,15 @@ class integer_pages {
   void attend_page(std::size_t page, std::span<query_chunk> chunks) {
     tile_place const place = place_of(task_.cache(), run::pages, page);
     if (!any_visible(task_.what.queries, run::pages, place)) return;
-    turn_page<KBits>(task_, page_bytes_at(current_[0], 0), key_table_, *turns_, scratch_, ahead_[0]);
-    unpack_values<VBits>(task_, current_[0], value_table_, scratch_, ahead_[0]);
+    turn_page(task_, page_bytes_at(current_[0], 0), key_codes_, *turns_, scratch_, ahead_[0]);
+    unpack_values(task_, current_[0], value_codes_, scratch_, ahead_[0]);
     for (query_chunk& chunk : chunks) {
       with_count(chunk.count, [&](auto count) {
         set_entries<count()>(chunk);
         score_stored_keys<count()>(task_, chunk, scratch_);
         add_key_slots<count()>(task_, current_[0], chunk, scratch_, 0, ahead_[0]);
         if (!softmax<count()>(page, chunk)) return;
-        add_stored_values<count()>(task_, current_, chunk, scratch_);
+        add_stored_values<count(), side_codes<VBits>>(task_, current_, chunk, scratch_);
         add_value_slots<count()>(task_, current_, chunk, scratch_, ahead_);
       });
       ahead_[0] = read_ahead();  // touched for all chunks
@@ -184,9 +215,10 @@ class integer_pages {
   split_task const& task_;
   kernel_scratch& scratch_;
   key_head const& keys_;
+  value_head const& values_;
   key_turns const* turns_ = nullptr;
-  code_table<KBits> key_table_;
-  code_table<VBits> value_table_;
+  side_codes<KBits> key_codes_;
+  side_codes<VBits> value_codes_;
   std::array<std::byte const*, largest_group> pages_{};
   std::span<std::byte const* const> current_;
   std::array<read_ahead, largest_group> ahead_{};  ///< beside each page, one of the next group
@@ -229,7 +261,7 @@ inline void store_partials(split_task const& task, std::span<query_chunk const> 
       query_state const& q = chunk.queries[n];
       to[0] = q.m;
       to[1] = q.l;
-      for (std::size_t c = 0; c < d; ++c) to[2 + c] = q.out[c] + q.offset + sparse_sum(chunk, n, c);
+      for (std::size_t c = 0; c < d; ++c) to[2 + c] = q.out[c] + sparse_sum(chunk, n, c);
     }
 }
 
@@ -293,9 +325,9 @@ inline void attend_float_pages(split_task const& task, kernel_scratch& scratch) 
 }
 
 inline void build_layer_turns(layer_tables& layer, rotation_tables const& rotation) {
-  layer.turns.resize(layer.heads.size());
-  for (std::size_t head = 0; head < layer.heads.size(); ++head)
-    build_turns(layer.heads[head], rotation, layer.turns[head]);
+  layer.turns.resize(layer.key_heads.size());
+  for (std::size_t head = 0; head < layer.key_heads.size(); ++head)
+    build_turns(layer.key_heads[head], rotation, layer.turns[head]);
 }
 
 /// What these instructions offer.
@@ -308,6 +340,7 @@ struct kernels {
   static constexpr kernel_set floating() { return {attend_float_pages, build_layer_turns}; }
   template <int KBits, int VBits>
   static constexpr sealing_kernels sealing() {
-    return {seal_side<KBits, map_of::channel>, seal_side<VBits, map_of::token>, range_of};
+    return {seal_side<KBits, map_of::channel>,
+            seal_side<VBits, VBits == bits_by_chunk ? map_of::channel : map_of::token>, count_clamped, range_of};
   }
 };

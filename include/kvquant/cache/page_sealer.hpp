@@ -107,6 +107,9 @@ class page_sealer {
     if (!v_widths_.empty()) it.v_widths = v_widths_.data() + head * it.head_dim;
     return it;
   }
+  /// What calibration has seen of each channel, [kv_channels]; empty where it has not said.
+  std::span<value_range const> key_seen() const { return k_seen_; }
+  std::span<value_range const> value_seen() const { return v_seen_; }
   std::span<float const> key_sensitivity() const { return k_sensitivity_; }
   std::span<float const> value_sensitivity() const { return v_sensitivity_; }
   std::size_t table_bytes() const {

@@ -2,6 +2,7 @@
 /// \file
 /// The result of a calibration: all that a cache needs to know to store one model's keys and values.
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -36,6 +37,7 @@ struct artifact_info {
   bool q_norm = false;  ///< decode levels differ from encode levels
   /// Bits of one token's codes of one head, of formats that are `by_channel`; 0 for others.
   int key_token_bits = 0, value_token_bits = 0;
+  bool own_levels = false;  ///< of such formats: channels of one width differ in their levels
   provenance origin;
   std::string hash;  ///< of the file's content; empty until saved or loaded
 };
@@ -58,6 +60,18 @@ struct channel_codes {
   std::vector<std::vector<float>> levels;  ///< tables of 2^width levels, rising
   std::vector<std::uint16_t> table_of;     ///< [kv_channels] which of them a channel has
 };
+
+/// Whether channels of one width differ in their levels.
+inline bool has_own_levels(channel_codes const& codes) {
+  std::array<int, 256> table_of_width;
+  table_of_width.fill(-1);
+  for (std::size_t channel = 0; channel < codes.widths.size(); ++channel) {
+    int& known = table_of_width[codes.widths[channel]];
+    if (known >= 0 && known != codes.table_of[channel]) return true;
+    known = codes.table_of[channel];
+  }
+  return false;
+}
 
 struct layer_artifact {
   std::vector<value_range> key_ranges;  ///< [kv_channels]

@@ -168,6 +168,7 @@ inline void to_json(nlohmann::json& out, artifact_info const& info) {
          {"origin", info.origin}};
   if (info.key_token_bits > 0) out["key_token_bits"] = info.key_token_bits;
   if (info.value_token_bits > 0) out["value_token_bits"] = info.value_token_bits;
+  if (info.own_levels) out["own_levels"] = true;
 }
 inline void from_json(nlohmann::json const& in, artifact_info& info) {
   in.at("spec").get_to(info.spec);
@@ -181,6 +182,7 @@ inline void from_json(nlohmann::json const& in, artifact_info& info) {
   in.at("origin").get_to(info.origin);
   if (in.contains("key_token_bits")) detail::get_whole(in, "key_token_bits", info.key_token_bits);
   if (in.contains("value_token_bits")) detail::get_whole(in, "value_token_bits", info.value_token_bits);
+  info.own_levels = in.value("own_levels", false);
 }
 
 /// What a codebook's tensors do not hold.

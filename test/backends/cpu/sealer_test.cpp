@@ -20,7 +20,8 @@ using namespace kvquant::test;
 
 using sealed_specs =
     type_list<spec<nuq<2>, nuq<2>>, spec<nuq<3>, nuq<3>>, spec<nuq<4>, nuq<4>>, spec<uniform<4>, uniform<2>>,
-              spec<normal_float<3>, normal_float<4>>, spec<nuq<2>, uniform<3>>>;
+              spec<normal_float<3>, normal_float<4>>, spec<nuq<2>, uniform<3>>, spec<adaptive, adaptive>,
+              spec<adaptive, nuq<3>>>;
 
 /// Tokens as binary16 keeps them, [page_tokens, channels].
 struct exact_tokens {
@@ -58,16 +59,18 @@ std::vector<exact_tokens> awkward_tokens(token_stream const& stream) {
           tokens_of_few(channels, {0x4200})};
 }
 
-/// The page of one head, and what is on the way to it.
+/// The page of one head, and what is on the way to it. `clamps`: what was counted.
 template <class Sealer>
 std::vector<std::byte> sealed(Sealer const& sealer, page_geometry const& geometry, std::size_t head,
-                              exact_tokens const& tokens, std::size_t reused, std::vector<std::byte> page) {
+                              exact_tokens const& tokens, std::size_t reused, std::vector<std::byte> page,
+                              clamp_counts& clamps) {
   auto mine = sealer.make_worker();
   std::vector<value_range> ranges;
   for (std::size_t token = reused; token < page_tokens; ++token)
     ranges.push_back(sealer.range_of(tokens.values(token).row(0), mine));
   page.resize(geometry.page_bytes());
   sealer.seal({head, tokens.keys(reused), tokens.values(reused), ranges, reused, page}, page, mine);
+  clamps = Sealer::clamps(mine);
   return page;
 }
 
@@ -84,9 +87,13 @@ void check(artifact<S> const& it, std::vector<exact_tokens> const& all) {
       for (std::size_t const reused : {0u, 1u, 17u, 63u, 64u}) {
         if (before.empty() && reused > 0) continue;
         std::size_t const head = (i + reused) % static_cast<std::size_t>(it.info.shape.kv_heads);
-        auto const expected = sealed(definition, geometry, head, all[i], reused, before);
+        clamp_counts expected_clamps, clamps;
+        auto const expected = sealed(definition, geometry, head, all[i], reused, before, expected_clamps);
         CAPTURE(i, reused, head);
-        CHECK(sealed(sealer, geometry, head, all[i], reused, before) == expected);
+        CHECK(sealed(sealer, geometry, head, all[i], reused, before, clamps) == expected);
+        CHECK(clamps.keys == expected_clamps.keys);
+        CHECK(clamps.clamped_keys == expected_clamps.clamped_keys);
+        CHECK(clamps.clamped_values == expected_clamps.clamped_values);
         before = expected;
       }
   }
@@ -94,6 +101,16 @@ void check(artifact<S> const& it, std::vector<exact_tokens> const& all) {
 
 model_shape shape_of(int kv_heads, int head_dim, rope_config const& rope = {}) {
   return {.layers = 1, .q_heads = kv_heads, .kv_heads = kv_heads, .head_dim = head_dim, .rope = rope};
+}
+
+/// With ranges for the stream's tokens, and widths for its channels where the format has them.
+template <class S>
+artifact<S> artifact_of(token_stream const& stream, artifact_choice const& choice) {
+  if constexpr (is_by_channel<typename S::key_format>)
+    return hand_made_artifact<S>(
+        {.shape = choice.shape, .outliers_k = choice.fraction_k, .outliers_v = choice.fraction_v}, stream.k, stream.v);
+  else
+    return artifact_for<S>(stream, choice);
 }
 
 }  // namespace
@@ -104,7 +121,7 @@ TEMPLATE_LIST_TEST_CASE("kernels seal pages bit for bit as the definition does",
   artifact_choice const choice{
       .shape = shape_of(kv_heads, head_dim), .fraction_k = fraction_k, .fraction_v = fraction_v};
   token_stream const stream(choice.shape, 64);
-  check(artifact_for<TestType>(stream, choice), awkward_tokens(stream));
+  check(artifact_of<TestType>(stream, choice), awkward_tokens(stream));
 }
 
 TEST_CASE("kernels seal the widest heads, and many of them, as the definition does", "[sealer]") {
@@ -151,6 +168,29 @@ TEST_CASE("levels that coincide or lie far out are found as the definition finds
   }
   check(it, awkward_tokens(stream));
   for (auto* const book : {&it.layers[0].key, &it.layers[0].value}) book->levels.assign(8, 0.25f);
+  check(it, awkward_tokens(stream));
+}
+
+TEST_CASE("tables of several widths are searched as the definition searches them", "[sealer]") {
+  using S = spec<adaptive, adaptive>;
+  constexpr float far = 1e30f;
+  artifact_choice const choice{.shape = shape_of(2, 64), .fraction_k = 0.01, .fraction_v = 0.02};
+  token_stream const stream(choice.shape, 64);
+  auto it = artifact_of<S>(stream, choice);
+  for (auto* const codes : {&it.layers[0].key_channels, &it.layers[0].value_channels})
+    codes->levels = {{-1, 1}, {-far, -0.5f, -0.5f, far}, {-1, -1, 0, 0, 0, 0.5f, 1, 1}, std::vector<float>(16, 0.25f)};
+  check(it, awkward_tokens(stream));
+}
+
+TEST_CASE("channels with levels of their own are sealed by the definition", "[sealer]") {
+  using S = spec<adaptive, adaptive>;
+  artifact_choice const choice{.shape = shape_of(1, 32)};
+  token_stream const stream(choice.shape, 64);
+  auto it = artifact_of<S>(stream, choice);
+  channel_codes& codes = it.layers[0].value_channels;
+  codes.levels.push_back({-0.75f, 0.5f});
+  *std::find(codes.table_of.begin(), codes.table_of.end(), 0) = 4;
+  it.info.own_levels = true;
   check(it, awkward_tokens(stream));
 }
 

@@ -3,7 +3,7 @@
 template <int Bits>
 void unpack_in_memory(std::uint8_t const* packed, std::uint8_t const* table, std::uint8_t (*out)[64]) {
   code_table<Bits> const entries(table);
-  unrolled<8>([&](auto i) { store_bytes(out[i()], unpack_block<Bits, i()>(packed, entries)); });
+  unrolled<8>([&](auto i) { store_bytes(out[i()], unpack_block<i()>(packed, entries)); });
 }
 
 inline constexpr test::words_on_memory words_on_memory{
@@ -65,4 +65,5 @@ inline constexpr test::words_on_memory words_on_memory{
           auto const all_four = dot_each<4>(pairs, by);
           std::memcpy(each, &all_four, sizeof(all_four));
         },
-    .unpack = {unpack_in_memory<2>, unpack_in_memory<3>, unpack_in_memory<4>}};
+    .repeat_eight = [](std::uint8_t const* eight, std::uint8_t* out) { store_bytes(out, repeat_eight(eight)); },
+    .unpack = {unpack_in_memory<1>, unpack_in_memory<2>, unpack_in_memory<3>, unpack_in_memory<4>}};

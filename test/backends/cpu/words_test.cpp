@@ -299,6 +299,17 @@ TEST_CASE("words: sums of products of bytes do not saturate below the largest pa
   });
 }
 
+TEST_CASE("words: eight bytes are repeated") {
+  for_each_isa([](test::words_on_memory const& words) {
+    std::uint8_t eight[8], found[64], expected[64];
+    numbers random;
+    random.fill(eight, 0, 255);
+    words.repeat_eight(eight, found);
+    for (std::size_t i = 0; i < 64; ++i) expected[i] = eight[i % 8];
+    require_same(found, expected);
+  });
+}
+
 template <int Bits>
 void check_unpack() {
   std::uint8_t table[16], packed[packed_block_bytes<Bits>];
@@ -309,7 +320,7 @@ void check_unpack() {
   unpack_blocks<Bits>(packed, codes);
   for_each_isa([&](test::words_on_memory const& words) {
     std::uint8_t found[8][64];
-    words.unpack[Bits - 2](packed, table, found);
+    words.unpack[Bits - 1](packed, table, found);
     for (std::size_t i = 0; i < block_codes; ++i) {
       INFO(Bits << " bits, code " << i);
       REQUIRE(+found[i / 64][i % 64] == +table[codes[i]]);
@@ -318,6 +329,7 @@ void check_unpack() {
 }
 
 TEST_CASE("words: eight blocks read as their table says") {
+  check_unpack<1>();
   check_unpack<2>();
   check_unpack<3>();
   check_unpack<4>();
