@@ -79,16 +79,21 @@ TEST_CASE("every head has exactly its bits, in groups of eight channels, pairs o
   }
 }
 
-TEST_CASE("what remains of the budget becomes slots where there are any", "[calibrate]") {
+TEST_CASE("codes take what leaves about the slots that were asked for", "[calibrate]") {
   auto const budget = [](double bits, double outliers) {
     return detail::budget_of<adaptive_spec>({bits, outliers, channel_levels::shared}, 64);
   };
   CHECK(budget(3, 0).token_bits == 192);
   CHECK(budget(3, 0).outlier_fraction == 0);
   CHECK(budget(3 + 1.0 / 64, 0).token_bits == 192);
-  // 0.5 % of 4096 are 20 slots of 32 bits; 182 bits are left for a token's codes, of which 176 are used.
-  CHECK(budget(3, 0.005).token_bits == 176);
-  CHECK(budget(3, 0.005).outlier_fraction == 32.0 / 4096);
+  // 0.5 % of 4096 are 20 slots of 32 bits, which leaves 182 bits for a token's codes: 184 and 16 slots are nearer than
+  // 176 and 32 slots.
+  CHECK(budget(3, 0.005).token_bits == 184);
+  CHECK(budget(3, 0.005).outlier_fraction == 16.0 / 4096);
+  CHECK(budget(3, 0.007).token_bits == 176);
+  CHECK(budget(3, 0.007).outlier_fraction == 32.0 / 4096);
+  CHECK(budget(3, 0.001).token_bits == 184);  // 192 would leave no slots at all
+  CHECK(budget(3, 0.001).outlier_fraction == 16.0 / 4096);
   CHECK(budget(4.5, 0.001).token_bits == 256);
   CHECK(budget(4.5, 0.001).outlier_fraction == 64.0 / 4096);
   CHECK_THROWS_WITH(budget(0.99, 0), Catch::Contains("expected at least 1"));
