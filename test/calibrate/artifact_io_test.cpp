@@ -1,5 +1,6 @@
 #include "kvquant/calibrate/artifact_io.hpp"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <limits>
@@ -204,7 +205,7 @@ TEST_CASE("codes of channels that cannot be are refused, saying which", "[calibr
              says("channel 7 of"));
   CHECK_THAT(after([](channel_codes& it) { it.maps[0] = {to_half(1), to_half(-1)}; }), says("range of channel 0"));
   CHECK_THAT(after([](channel_codes& it) { it.seen[2].upper = half{0x7c00}; }), says("range of channel 2"));
-  CHECK_THAT(after([](channel_codes& it) { it.levels[2] = {1, 0, 2, 3, 4, 5, 6, 7}; }), says("level 1"));
+  CHECK_THAT(after([](channel_codes& it) { std::reverse(it.levels[2].begin(), it.levels[2].end()); }), says("level 1"));
   thrown const unequal = error_of([] {
     auto it = sample<adaptive_spec>();
     it.layers[1].key_channels.levels.pop_back();

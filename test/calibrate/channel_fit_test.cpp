@@ -79,16 +79,21 @@ TEST_CASE("every head has exactly its bits, in groups of eight channels, pairs o
   }
 }
 
-TEST_CASE("what remains of the budget becomes slots where there are any", "[calibrate]") {
+TEST_CASE("codes take what leaves about the slots that were asked for", "[calibrate]") {
   auto const budget = [](double bits, double outliers) {
     return detail::budget_of<adaptive_spec>({bits, outliers, channel_levels::shared}, 64);
   };
   CHECK(budget(3, 0).token_bits == 192);
   CHECK(budget(3, 0).outlier_fraction == 0);
   CHECK(budget(3 + 1.0 / 64, 0).token_bits == 192);
-  // 0.5 % of 4096 are 20 slots of 32 bits; 182 bits are left for a token's codes, of which 176 are used.
-  CHECK(budget(3, 0.005).token_bits == 176);
-  CHECK(budget(3, 0.005).outlier_fraction == 32.0 / 4096);
+  // 0.5 % of 4096 are 20 slots of 32 bits, which leaves 182 bits for a token's codes: 184 and 16 slots are nearer than
+  // 176 and 32 slots.
+  CHECK(budget(3, 0.005).token_bits == 184);
+  CHECK(budget(3, 0.005).outlier_fraction == 16.0 / 4096);
+  CHECK(budget(3, 0.007).token_bits == 176);
+  CHECK(budget(3, 0.007).outlier_fraction == 32.0 / 4096);
+  CHECK(budget(3, 0.001).token_bits == 184);  // 192 would leave no slots at all
+  CHECK(budget(3, 0.001).outlier_fraction == 16.0 / 4096);
   CHECK(budget(4.5, 0.001).token_bits == 256);
   CHECK(budget(4.5, 0.001).outlier_fraction == 64.0 / 4096);
   CHECK_THROWS_WITH(budget(0.99, 0), Catch::Contains("expected at least 1"));
@@ -121,6 +126,48 @@ TEST_CASE("further bits lose less, and levels of a channel's own no more than sh
     CHECK(own < shared);
     before = shared;
   }
+}
+
+TEST_CASE("a shared table is that of eight channels of a head with its width, pairs of keys together", "[calibrate]") {
+  double const bits = GENERATE(1.5, 2.5, 4.0);
+  auto const it = fit<adaptive_spec>(observed(), choosing(bits, 0));
+  auto const geometry = geometry_for<adaptive_spec>(it.info);
+  for (layer_artifact const& layer : it.layers) {
+    for (channel_codes const* codes : {&layer.key_channels, &layer.value_channels}) {
+      REQUIRE(codes->levels.size() == 32 / 8);
+      for (std::size_t table = 0; table < codes->levels.size(); ++table) {
+        CHECK(std::count(codes->table_of.begin(), codes->table_of.end(), table) == 8);
+        for (std::size_t channel = 0; channel < 32; ++channel)
+          if (codes->table_of[channel] == table) {
+            CHECK(codes->levels[table].size() == std::size_t{1} << codes->widths[channel]);
+            CHECK(table / 2 == channel / 16);
+          }
+      }
+    }
+    for (std::size_t first = 0; first < 32; first += 16)
+      for (std::size_t pair = 0; pair < 8; ++pair) {
+        auto const [a, b] = pair_of(geometry, pair);
+        CHECK(layer.key_channels.table_of[first + a] == layer.key_channels.table_of[first + b]);
+      }
+  }
+}
+
+TEST_CASE("channels that are skewed to different sides share no table", "[calibrate]") {
+  calibrator it({.layers = 1, .kv_channels = 16, .max_tokens = 500, .channel_bins = 256});
+  float_matrix x = random_weights(500, 16, 3);  // of one sign, with a long tail
+  for (std::size_t t = 0; t < 500; ++t)
+    for (std::size_t c = 0; c < 16; c += 3) x(t, c) = -x(t, c);
+  it.observe_range(0, x);
+  it.observe_value_range(0, x);
+  it.freeze_ranges();
+  it.observe(0, x, x, float_matrix(500, 16, 1.0f), float_matrix(500, 16, 1.0f));
+  fit_options options = choosing(4, 0);  // all widths are alike
+  options.shape = {.layers = 1, .q_heads = 1, .kv_heads = 1, .head_dim = 16, .rope = {}};
+  auto const fitted = fit<adaptive_spec>(it, options);
+  channel_codes const& codes = fitted.layers[0].value_channels;
+  std::vector<std::uint16_t> of_left;  // six channels
+  for (std::size_t c = 0; c < 16; c += 3) of_left.push_back(codes.table_of[c]);
+  CHECK(std::count(of_left.begin(), of_left.end(), of_left.front()) == 6);
 }
 
 TEST_CASE("channels with more at stake get more bits", "[calibrate]") {

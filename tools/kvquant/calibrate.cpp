@@ -383,7 +383,7 @@ void add_calibrate(CLI::App& app) {
       "decode levels with the moments restored; auto: where it lowers the loss at 2 bits",
       {{"auto", q_norm_choice::automatic}, {"on", q_norm_choice::on}, {"off", q_norm_choice::off}});
   add_choice<channel_levels>(*command, "--channel-levels", options->levels_of,
-                             "adaptive: one set of levels per layer, side and width, or one per channel",
+                             "adaptive: one set of levels for eight channels of a head, or one per channel",
                              {{"shared", channel_levels::shared}, {"own", channel_levels::own}});
   add_choice<bool>(*command, "--levels", options->int8_levels,
                    "fitted levels that codes read as: rounded so that integers hold them exactly, or as fitted",

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <numeric>
 #include <span>
 #include <utility>
 #include <vector>
@@ -24,7 +25,7 @@ namespace kvquant {
 
 /// Which channels have the same levels.
 enum class channel_levels {
-  shared,  ///< one table per layer, side and width: x̂ = s_c · level[code] + z_c
+  shared,  ///< one table for eight channels of a head: x̂ = s_c · level[code] + z_c
   own      ///< a table per channel
 };
 
@@ -58,6 +59,16 @@ inline moments total_of(std::span<moments const> bins) {
   moments sum;
   for (moments const& it : bins) sum += it;
   return sum;
+}
+
+/// Σ w ((x − mean) / deviation)³ / Σ w; 0 of equal values. Within a bin all lie at its mean.
+inline double skewness(std::span<moments const> bins) {
+  moments const all = total_of(bins);
+  double const deviation = all.deviation();
+  if (!(deviation > 0)) return 0;
+  double cubes = 0;
+  for (moments const& it : bins) cubes += it.mass * std::pow((it.mean() - all.mean()) / deviation, 3);
+  return cubes / all.mass;
 }
 
 /// `f(bin, level)` for every bin, with the level that is nearest to its mean on the line. Levels and bins rise.
@@ -118,7 +129,6 @@ class shared_levels {
 
   std::vector<double> const& levels() const { return levels_; }
   line const& line_of(std::size_t channel) const { return lines_[channel]; }
-  double error(std::size_t channel) const { return error_of(channels_[channel], lines_[channel], levels_); }
 
  private:
   static constexpr std::size_t pooled_bins = 2048;
@@ -162,7 +172,7 @@ class channel_fitter {
     out.maps.resize(channels_.size());
     out.table_of.resize(channels_.size());
     if (kind_ == channel_levels::shared)
-      fit_shared(out);
+      fit_shared(plan, out);
     else
       fit_own(out);
     return out;
@@ -189,10 +199,10 @@ class channel_fitter {
   }
 
  private:
-  static constexpr int first_rounds = 8, last_rounds = 4;
+  static constexpr int rounds = 12;
 
   std::vector<std::uint8_t> choose_widths(width_plan const& plan) const {
-    std::vector<width_losses> const losses = kind_ == channel_levels::shared ? shared_losses() : own_losses();
+    std::vector<width_losses> const losses = channel_losses();
     std::vector<std::uint8_t> widths(channels_.size());
     for (std::size_t first = 0; first < plan.units.size(); first += plan.units_per_head) {
       std::vector<width_losses> of_head(plan.units_per_head, width_losses{});
@@ -205,16 +215,8 @@ class channel_fitter {
     }
     return widths;
   }
-  std::vector<width_losses> shared_losses() const {
-    std::vector<width_losses> losses(channels_.size());
-    for (std::size_t width = 0; width < most_channel_bits; ++width) {
-      shared_levels all(channels_);
-      all.fit(std::size_t{2} << width, first_rounds);
-      for (std::size_t c = 0; c < channels_.size(); ++c) losses[c][width] = all.error(c);
-    }
-    return losses;
-  }
-  std::vector<width_losses> own_losses() const {
+  /// With levels of a channel's own: close to those of its group, which depend on what widths others get.
+  std::vector<width_losses> channel_losses() const {
     std::vector<width_losses> losses(channels_.size());
     for (std::size_t c = 0; c < channels_.size(); ++c)
       for (std::size_t width = 0; !channels_[c].empty() && width < most_channel_bits; ++width)
@@ -222,28 +224,48 @@ class channel_fitter {
     return losses;
   }
 
-  /// A table for each width, from the channels that have it.
-  void fit_shared(channel_codes& out) const {
-    for (std::size_t width = 1; width <= most_channel_bits; ++width) {
-      std::vector<std::size_t> members;
-      std::vector<std::vector<moments>> bins;
-      for (std::size_t c = 0; c < channels_.size(); ++c)
-        if (out.widths[c] == width) {
-          members.push_back(c);
-          bins.push_back(channels_[c]);
-        }
-      shared_levels group(bins);
-      group.fit(std::size_t{1} << width, members.empty() ? 0 : last_rounds);
-      std::vector<double> levels = group.levels();
-      levels.resize(std::size_t{1} << width);
-      double reach = 0;
-      for (double const level : levels) reach = std::max(reach, std::abs(level));
-      if (!(reach > 0)) reach = 1;
-      for (double& level : levels) level /= reach;
-      for (std::size_t i = 0; i < members.size(); ++i)
-        set(out, members[i], out.levels.size(), {group.line_of(i).scale * reach, group.line_of(i).zero});
-      out.levels.push_back(rounded(levels));
+  /// Tables for groups of a head's units: of one width, and alike in skew, which no line can give a table.
+  void fit_shared(width_plan const& plan, channel_codes& out) const {
+    std::vector<double> const skews = skews_of(plan);
+    for (std::size_t head = 0; head < plan.units.size(); head += plan.units_per_head) {
+      std::vector<std::size_t> order(plan.units_per_head);
+      std::iota(order.begin(), order.end(), head);
+      std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+        std::uint8_t const width_a = out.widths[plan.units[a].front()], width_b = out.widths[plan.units[b].front()];
+        return width_a != width_b ? width_a < width_b : skews[a] < skews[b];
+      });
+      for (std::size_t first = 0; first < order.size(); first += plan.quantum) {
+        std::vector<std::size_t> members;
+        for (std::size_t const unit : std::span(order).subspan(first, plan.quantum))
+          members.insert(members.end(), plan.units[unit].begin(), plan.units[unit].end());
+        fit_group(members, out);
+      }
     }
+  }
+  /// [units] the mean skewness of the channels' values.
+  std::vector<double> skews_of(width_plan const& plan) const {
+    std::vector<double> skews;
+    for (auto const& unit : plan.units) {
+      double sum = 0;
+      for (std::size_t const channel : unit) sum += skewness(channels_[channel]);
+      skews.push_back(sum / static_cast<double>(unit.size()));
+    }
+    return skews;
+  }
+  /// One table for channels of one width, its levels in [-1, 1].
+  void fit_group(std::span<std::size_t const> members, channel_codes& out) const {
+    std::vector<std::vector<moments>> bins;
+    for (std::size_t const channel : members) bins.push_back(channels_[channel]);
+    shared_levels group(bins);
+    group.fit(std::size_t{1} << out.widths[members.front()], rounds);
+    std::vector<double> levels = group.levels();
+    double reach = 0;
+    for (double const level : levels) reach = std::max(reach, std::abs(level));
+    if (!(reach > 0)) reach = 1;
+    for (double& level : levels) level /= reach;
+    for (std::size_t i = 0; i < members.size(); ++i)
+      set(out, members[i], out.levels.size(), {group.line_of(i).scale * reach, group.line_of(i).zero});
+    out.levels.push_back(rounded(levels));
   }
   /// A table for each channel, between its lowest and its highest level.
   void fit_own(channel_codes& out) const {

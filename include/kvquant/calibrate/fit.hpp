@@ -80,8 +80,8 @@ struct page_budget {
   double outlier_fraction = 0;  ///< of a page's elements
 };
 
-/// Slots take 32 bits each, codes what is left, in groups of 8 channels; what remains goes to further slots where there
-/// are any. Throws `bad_value` for fewer bits than codes of 1 bit need.
+/// Slots take 32 bits each, codes what is left, in groups of 8 channels: as many groups as leave nearest to the slots
+/// that were asked for, but some where there are to be any. Throws `bad_value` for fewer bits than codes of 1 bit need.
 template <Spec S>
 page_budget budget_of(fit_options::channel_choice const& choice, int head_dim) {
   constexpr int group = 8, slot_bits = 8 * sizeof(outlier);
@@ -94,10 +94,13 @@ page_budget budget_of(fit_options::channel_choice const& choice, int head_dim) {
   double const of_codes = (all - slots * slot_bits) / S::page_tokens;
   require(of_codes >= head_dim, errc::bad_value, "fit: ", choice.bits, " bits with a fraction of ",
           choice.outlier_fraction, " outliers leave ", of_codes / head_dim, " for a code, expected at least 1");
-  int const token_bits =
-      std::min(static_cast<int>(of_codes) / group * group, static_cast<int>(most_channel_bits) * head_dim);
-  if (slots == 0) return {token_bits, 0};
-  return {token_bits, std::floor((all - static_cast<double>(token_bits) * S::page_tokens) / slot_bits) / elements};
+  auto const left_for_slots = [&](int token_bits) {
+    return std::floor((all - static_cast<double>(token_bits) * S::page_tokens) / slot_bits);
+  };
+  int token_bits = static_cast<int>(of_codes) / group * group;
+  if (slots > 0 && of_codes - token_bits > group / 2 && left_for_slots(token_bits + group) > 0) token_bits += group;
+  token_bits = std::min(token_bits, static_cast<int>(most_channel_bits) * head_dim);
+  return {token_bits, slots > 0 ? left_for_slots(token_bits) / elements : 0};
 }
 
 /// Keys by the pairs that RoPE turns, values channel by channel; widths in groups of 8 channels.
