@@ -105,7 +105,8 @@ artifact_info info_of(model_shape const& shape, format_choice const& format) {
   artifact_info info{.spec = S::name(), .shape = shape, .sinks = 1, .origin = {}, .hash = {}};
   info.outlier_fraction_k = info.outlier_fraction_v = format.outlier_fraction;
   if constexpr (is_by_channel<typename S::key_format>) {
-    auto const budget = detail::budget_of<S>({format.bits, format.outlier_fraction, channel_levels::shared}, shape.head_dim);
+    auto const budget =
+        detail::budget_of<S>({format.bits, format.outlier_fraction, channel_levels::shared}, shape.head_dim);
     info.key_token_bits = info.value_token_bits = budget.token_bits;
     info.outlier_fraction_k = info.outlier_fraction_v = budget.outlier_fraction;
   }

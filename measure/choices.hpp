@@ -38,9 +38,9 @@ inline std::vector<std::string> available_isa_names() {
 }
 
 /// The specs that can be measured. All are instantiated once more for it.
-using measured_specs = type_list<baseline_spec, spec<nuq<2>, nuq<2>>, spec<nuq<3>, nuq<3>>, spec<nuq<4>, nuq<4>>,
-                                 spec<normal_float<4>, normal_float<4>>, spec<uniform<4>, uniform<4>>,
-                                 spec<adaptive, adaptive>>;
+using measured_specs =
+    type_list<baseline_spec, spec<nuq<2>, nuq<2>>, spec<nuq<3>, nuq<3>>, spec<nuq<4>, nuq<4>>,
+              spec<normal_float<4>, normal_float<4>>, spec<uniform<4>, uniform<4>>, spec<adaptive, adaptive>>;
 
 /// Calls `f(std::type_identity<S>{})` for the spec of a format that there is.
 template <class F>

@@ -45,8 +45,7 @@ class subject_of final : public attention_subject {
                  static_cast<std::size_t>(what.shape.q_heads) * static_cast<std::size_t>(what.shape.head_dim), 7),
         out_(queries_.k.size()),
         args_(what.batch) {
-    auto const canonical =
-        quantized_pages(make_measured_artifact<S>(with_layers(what.shape, 1), format, tokens_));
+    auto const canonical = quantized_pages(make_measured_artifact<S>(with_layers(what.shape, 1), format, tokens_));
     for (std::size_t item = 0; item < what.batch; ++item) sequences_.push_back(filled(canonical));
   }
 

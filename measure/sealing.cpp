@@ -78,9 +78,8 @@ struct runner {
     visit_measured(format, [&]<class S>(std::type_identity<S>) {
       subject = std::make_unique<subject_of<S>>(shape, format, input);
       error = subject->relative_error();
-      constexpr int narrowest = is_by_channel<typename S::key_format>
-                                    ? 1
-                                    : std::min(S::key_format::bits, S::value_format::bits);
+      constexpr int narrowest =
+          is_by_channel<typename S::key_format> ? 1 : std::min(S::key_format::bits, S::value_format::bits);
       double const most = largest_error(narrowest);
       require(error <= most, errc::bad_value, name, ": pages read back off by ", error,
               " of their length, expected at most ", most);

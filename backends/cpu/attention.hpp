@@ -36,7 +36,7 @@ enum class arithmetic {
 inline support supports(artifact_info const& info, arithmetic how) {
   if (available_isas().empty()) return {"this machine, expected one with SSSE3"};
   if (info.own_levels && how == arithmetic::integer)
-    return {"levels of each channel in integers, expected those of a layer, side and width, or floats"};
+    return {"levels of a channel's own in integers, expected those of eight channels of a head, or floats"};
   return supports_model(info);
 }
 
@@ -80,56 +80,14 @@ class float_pages final : public page_reader {
   mutable scratch_pool<canonical_page<S>> pages_;
 };
 
-/// The levels of codes of `width` bits as multiples of a step, at most `limit`.
-template <Format F>
-int8_grid grid_of(typename F::table const& table, int width, int limit) {
-  std::vector<float> levels(std::size_t{1} << width);
-  for (std::size_t code = 0; code < levels.size(); ++code)
-    levels[code] = F::decode(table, static_cast<typename F::code_type>(code));
-  return nearest_int8_grid(levels, limit);
-}
-
-/// What the codes of one side of a layer read as. `widths`: of its channels, where each has its own; those of
-/// one width have the same table.
-template <Format F, class Side>
-width_bytes bytes_of(Side const& side, std::span<std::uint8_t const> widths, int limit, int origin) {
-  width_bytes out;
-  auto const set = [&](typename F::table const& table, int width) {
-    int8_grid const grid = grid_of<F>(table, width, limit);
-    code_bytes& to = out[static_cast<std::size_t>(width) - 1];
-    to.step = grid.step;
-    for (std::size_t i = 0; i < grid.multiples.size(); ++i)
-      to.entries[i] = static_cast<std::uint8_t>(origin + grid.multiples[i]);
-  };
-  if constexpr (is_by_channel<F>) {
-    std::array<typename F::table const*, 5> of_width{};
-    for (std::size_t channel = 0; channel < side.channels(); ++channel) {
-      typename F::table const& table = side.table(channel);
-      typename F::table const*& known = of_width[widths[channel]];
-      if (known == nullptr) set(table, widths[channel]);
-      require(known == nullptr || known == &table, errc::bad_value, "artifact: channel ", channel,
-              " has levels of its own, expected those of all channels of ", int{widths[channel]}, " bits");
-      known = &table;
-    }
-  } else {
-    set(side.table(), F::bits);
-  }
-  return out;
-}
-
 template <QuadSpec S>
 layer_tables integer_tables(artifact<S> const& it, int layer, page_geometry const& geometry) {
   page_sealer<S> const quantizers(it, layer, geometry);
-  layer_artifact const& codes = it.layers[static_cast<std::size_t>(layer)];
-  using key_format = typename S::key_format;
-  using value_format = typename S::value_format;
   layer_tables out;
-  out.key_bytes = bytes_of<key_format>(quantizers.keys(), codes.key_channels.widths, key_grid_limit, key_origin);
-  out.value_bytes = bytes_of<value_format>(quantizers.values(), codes.value_channels.widths, value_grid_limit, 0);
   for (std::size_t head = 0; head < static_cast<std::size_t>(it.info.shape.kv_heads); ++head) {
     page_geometry const of_head = quantizers.geometry(head);
-    out.key_heads.emplace_back(quantizers.keys(), head, of_head, out.key_bytes);
-    out.value_heads.emplace_back(quantizers.values(), head, of_head, out.value_bytes);
+    out.key_heads.emplace_back(quantizers.keys(), head, of_head);
+    out.value_heads.emplace_back(quantizers.values(), head, of_head);
   }
   return out;
 }

@@ -2,9 +2,12 @@
 /// \file
 /// In which order a head's channels lie in a page: eight that follow each other have codes of one width.
 
+#include <algorithm>
 #include <array>
+#include <compare>
 #include <cstddef>
 #include <cstdint>
+#include <tuple>
 
 #include "backends/cpu/eight_blocks.hpp"
 #include "kvquant/cache/page.hpp"
@@ -24,31 +27,45 @@ constexpr std::size_t tokens_of_block(std::size_t channels) { return block_bytes
 constexpr std::size_t parts_of_page(std::size_t channels) { return page_tokens / (8 * tokens_of_block(channels)); }
 
 struct channel_order {
-  std::array<std::uint8_t, largest_head_dim> at{};  ///< by place: keys [pairs], which pair; values [head_dim], which channel
-  std::array<std::uint8_t, most_chunks> widths{};   ///< [head_dim / 8] bits of a chunk's codes
-  std::array<std::uint16_t, most_chunks> starts{};  ///< [head_dim / 8] where they begin among the side's codes, in bytes
+  std::array<std::uint8_t, largest_head_dim>
+      at{};  ///< by place: keys [pairs], which pair; values [head_dim], which channel
+  std::array<std::uint8_t, most_chunks> widths{};  ///< [head_dim / 8] bits of a chunk's codes
+  std::array<std::uint16_t, most_chunks>
+      starts{};  ///< [head_dim / 8] where they begin among the side's codes, in bytes
 };
 
 namespace detail {
 
-/// By rising width, then by rising index. `units` share a width in chunks of `in_chunk`; `width_of(unit)`: 1 to 4.
-/// Throws `bad_value` where a width has units that fill no chunk.
-template <class WidthOf>
-channel_order order_by_width(std::size_t units, std::size_t in_chunk, char const* what, WidthOf&& width_of) {
+/// What channels that lie together have in common.
+struct kind_of_codes {
+  int width;  ///< 1 to 4
+  std::size_t table;
+  friend auto operator<=>(kind_of_codes const&, kind_of_codes const&) = default;
+};
+
+/// By rising width, then by table, then by index. `units` share a width in chunks of `in_chunk`. Throws `bad_value`
+/// where a width has units that fill no chunk.
+template <class KindOf>
+channel_order order_by_kind(std::size_t units, std::size_t in_chunk, char const* what, KindOf&& kind_of) {
   channel_order out;
-  std::size_t place = 0, start = 0;
-  for (int width = 1; width <= 4; ++width) {
-    for (std::size_t unit = 0; unit < units; ++unit) {
-      if (width_of(unit) != width) continue;
-      if (place % in_chunk == 0) {
-        out.widths[place / in_chunk] = static_cast<std::uint8_t>(width);
-        out.starts[place / in_chunk] = static_cast<std::uint16_t>(start);
-        start += block_codes / 8 * static_cast<std::size_t>(width);
-      }
-      out.at[place++] = static_cast<std::uint8_t>(unit);
+  std::array<kind_of_codes, largest_head_dim> kinds;
+  for (std::size_t unit = 0; unit < units; ++unit) {
+    kinds[unit] = kind_of(unit);
+    out.at[unit] = static_cast<std::uint8_t>(unit);
+  }
+  std::sort(out.at.begin(), out.at.begin() + static_cast<std::ptrdiff_t>(units),
+            [&](std::uint8_t a, std::uint8_t b) { return std::tie(kinds[a], a) < std::tie(kinds[b], b); });
+  std::size_t start = 0;
+  for (std::size_t place = 0; place < units; ++place) {
+    std::size_t const chunk = place / in_chunk;
+    auto const width = static_cast<std::uint8_t>(kinds[out.at[place]].width);
+    if (place % in_chunk == 0) {
+      out.widths[chunk] = width;
+      out.starts[chunk] = static_cast<std::uint16_t>(start);
+      start += block_codes / 8 * width;
     }
-    require(place % in_chunk == 0, errc::bad_value, what, " of ", width, " bits are ", place % in_chunk,
-            " more than a multiple of ", in_chunk, " in a head, expected as many of each width as fill chunks of ",
+    require(out.widths[chunk] == width, errc::bad_value, what, " of ", int{out.widths[chunk]},
+            " bits are no multiple of ", in_chunk, " in a head, expected as many of each width as fill chunks of ",
             chunk_channels, " channels");
   }
   return out;
@@ -58,20 +75,21 @@ channel_order order_by_width(std::size_t units, std::size_t in_chunk, char const
 
 /// Of the pairs that RoPE turns together. Throws `bad_value` for a pair of two widths, too.
 inline channel_order key_order(page_geometry const& geometry) {
-  return detail::order_by_width(geometry.head_dim / 2, chunk_channels / 2, "pairs of keys", [&](std::size_t pair) {
-    if (geometry.k_widths == nullptr) return geometry.k_bits;
+  return detail::order_by_kind(geometry.head_dim / 2, chunk_channels / 2, "pairs of keys", [&](std::size_t pair) {
+    if (geometry.k_widths == nullptr) return detail::kind_of_codes{geometry.k_bits, 0};
     auto const [first, second] = pair_of(geometry, pair);
     int const width = geometry.k_widths[first];
     require(geometry.k_widths[second] == width, errc::bad_value, "keys: channel ", first, " has ", width,
             " bits and channel ", second, ", which RoPE turns with it, ", int{geometry.k_widths[second]});
-    return width;
+    return detail::kind_of_codes{width, geometry.k_tables[first]};
   });
 }
 
 /// Of the channels.
 inline channel_order value_order(page_geometry const& geometry) {
-  return detail::order_by_width(geometry.head_dim, chunk_channels, "values", [&](std::size_t channel) {
-    return geometry.v_widths == nullptr ? geometry.v_bits : int{geometry.v_widths[channel]};
+  return detail::order_by_kind(geometry.head_dim, chunk_channels, "values", [&](std::size_t channel) {
+    return geometry.v_widths == nullptr ? detail::kind_of_codes{geometry.v_bits, 0}
+                                        : detail::kind_of_codes{geometry.v_widths[channel], geometry.v_tables[channel]};
   });
 }
 

@@ -4,8 +4,8 @@
 ///
 /// 4 bits: byte k of line i holds code k of blocks 2i (low) and 2i + 1. 2 bits: of blocks 4i to 4i + 3, low to high.
 /// 3 bits: byte k of line i < 3 holds code k of blocks 2i and 2i + 1 and two bits more, which are the low two of block
-/// 6 in line 0, the low two of block 7 in line 1, and the third bits of both in line 2. 1 bit: byte k holds code k of all
-/// eight, low to high.
+/// 6 in line 0, the low two of block 7 in line 1, and the third bits of both in line 2. 1 bit: byte k holds code k of
+/// all eight, low to high.
 
 #include <array>
 #include <cstddef>

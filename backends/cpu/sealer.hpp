@@ -31,19 +31,21 @@ concept SealedSpec = QuadSpec<S> && LevelFormat<typename S::key_format> && Level
 
 namespace detail {
 
-/// `widths`: [kv_channels] of formats that are `by_channel`; those of one width have the same table.
+/// `table_of`: [kv_channels] of formats that are `by_channel`.
 template <Format F, class Side>
-side_tables tables_for_sealing(Side const& side, std::span<std::uint8_t const> widths,
+side_tables tables_for_sealing(Side const& side, std::span<std::uint16_t const> table_of,
                                std::span<value_range const> seen) {
   side_tables out;
-  if constexpr (is_by_channel<F>)
+  if constexpr (is_by_channel<F>) {
+    constexpr std::size_t floats_of_table = sizeof(level_search_tables) / sizeof(float);
     for (std::size_t channel = 0; channel < side.channels(); ++channel) {
-      int const number = widths[channel] - 1;
-      out.levels.set(number, side.table(channel));
-      out.numbers.push_back(static_cast<float>(number));
+      out.own_levels.resize(std::max<std::size_t>(out.own_levels.size(), table_of[channel] + 1u));
+      out.own_levels[table_of[channel]].set(side.table(channel));
+      out.first_levels.push_back(static_cast<float>(table_of[channel] * floats_of_table));
     }
-  else
-    out.levels.set(0, side.table());
+  } else {
+    out.levels.set(side.table());
+  }
   if constexpr (requires { side.map(0); })
     for (std::size_t channel = 0; channel < side.channels(); ++channel) {
       out.scales.push_back(side.map(channel).scale);
@@ -58,8 +60,7 @@ side_tables tables_for_sealing(Side const& side, std::span<std::uint8_t const> w
 
 }  // namespace detail
 
-/// The quantizers of one layer. Where the machine has no kernels, and where channels have levels of their own, the
-/// definition serves.
+/// The quantizers of one layer. Where the machine has no kernels the definition serves.
 template <SealedSpec S>
 class sealer {
  public:
@@ -75,14 +76,14 @@ class sealer {
       : sealer(it, layer, geometry, available_isas().empty() ? std::nullopt : std::optional(chosen_isa())) {}
   sealer(artifact<S> const& it, int layer, page_geometry const& geometry, std::optional<isa> which)
       : geometry_(geometry), definition_(it, layer, geometry), rank_(rank_of_values(quantizers().values())) {
-    if (!which || it.info.own_levels) return;
+    if (!which) return;
     kernels_ = with_kernels<sealing_kernels>(*which, []<class Kernels>(Kernels) {
       return Kernels::template sealing<kernel_bits<key_format>, kernel_bits<value_format>>();
     });
     layer_artifact const& codes = it.layers[static_cast<std::size_t>(layer)];
-    k_tables_ = detail::tables_for_sealing<key_format>(quantizers().keys(), codes.key_channels.widths,
+    k_tables_ = detail::tables_for_sealing<key_format>(quantizers().keys(), codes.key_channels.table_of,
                                                        quantizers().key_seen());
-    v_tables_ = detail::tables_for_sealing<value_format>(quantizers().values(), codes.value_channels.widths,
+    v_tables_ = detail::tables_for_sealing<value_format>(quantizers().values(), codes.value_channels.table_of,
                                                          quantizers().value_seen());
   }
 

@@ -128,26 +128,58 @@ inline constexpr int key_origin = 64;
 
 inline constexpr float largest_entry8 = 127, largest_int16 = 32000, smallest_unit = 1e-30f;
 
-/// What a code of one width reads as; of one side of a layer.
-struct code_bytes {
-  std::array<std::uint8_t, 16> entries{};  ///< keys: key_origin + multiple; values: multiple, two's complement
-  float step = 1;                          ///< of a multiple
+/// What the codes of one side of a head read as, chunk by chunk; where all chunks have the same, the first has it.
+struct chunk_levels {
+  /// Keys: key_origin + multiple of the step; values: multiple, two's complement.
+  std::array<std::array<std::uint8_t, 16>, most_chunks> entries{};
+  std::array<float, most_chunks> steps{};
+
+  /// Of the head's channels `channel_at(place)`, `width` bits each. Throws `unsupported` where the channels of a chunk
+  /// have several tables.
+  template <class Side, class ChannelAt>
+  chunk_levels(Side const& side, channel_order const& order, std::size_t head_dim, int limit, int origin,
+               ChannelAt&& channel_at) {
+    using format = typename Side::format;
+    for (std::size_t place = 0; place < head_dim; ++place) {
+      typename format::table const& table = side.table(channel_at(place));
+      std::size_t const chunk = place / chunk_channels;
+      if (place % chunk_channels == 0) set<format>(chunk, table, order.widths[chunk], limit, origin);
+      require(&table == &side.table(channel_at(chunk * chunk_channels)), errc::unsupported,
+              "CPU backend: levels of a channel's own, expected those of eight channels of a head");
+    }
+  }
+
+ private:
+  template <Format F>
+  void set(std::size_t chunk, typename F::table const& table, int width, int limit, int origin) {
+    std::vector<float> levels(std::size_t{1} << width);
+    for (std::size_t code = 0; code < levels.size(); ++code)
+      levels[code] = F::decode(table, static_cast<typename F::code_type>(code));
+    int8_grid const grid = nearest_int8_grid(levels, limit);
+    steps[chunk] = grid.step;
+    for (std::size_t i = 0; i < grid.multiples.size(); ++i)
+      entries[chunk][i] = static_cast<std::uint8_t>(origin + grid.multiples[i]);
+  }
 };
-/// By width − 1.
-using width_bytes = std::array<code_bytes, 4>;
 
 /// The keys of one KV head of one layer: k = scale · (u − key_origin) + zero, u = key_origin + multiple. Pairs are in
 /// the order of the codes, `order.at`.
 struct key_head {
   channel_order order;
+  chunk_levels levels;
   line_vector<float> scale_a, scale_b, zero_a, zero_b;  ///< [padded(pairs)], of the first and the second of a pair
   /// [padded(pairs)]: in these units no scale leaves 8 bits and no turned key 16.
   line_vector<float> unit;
 
   /// `geometry`: of the head.
   template <Format F>
-  key_head(key_side<F> const& keys, std::size_t head, page_geometry const& geometry, width_bytes const& levels)
+  key_head(key_side<F> const& keys, std::size_t head, page_geometry const& geometry)
       : order(key_order(geometry)),
+        levels(keys, order, geometry.head_dim, key_grid_limit, key_origin,
+               [&](std::size_t place) {
+                 channel_pair const pair = pair_of(geometry, order.at[place / 2]);
+                 return head * geometry.head_dim + (place % 2 == 0 ? pair.first : pair.second);
+               }),
         scale_a(padded(geometry.head_dim / 2), 0),
         scale_b(scale_a),
         zero_a(scale_a),
@@ -156,7 +188,7 @@ struct key_head {
     for (std::size_t place = 0; place < geometry.head_dim / 2; ++place) {
       auto const [first, second] = pair_of(geometry, order.at[place]);
       affine const a = keys.map(head * geometry.head_dim + first), b = keys.map(head * geometry.head_dim + second);
-      float const step = levels[order.widths[2 * place / chunk_channels] - 1u].step;
+      float const step = levels.steps[2 * place / chunk_channels];
       scale_a[place] = a.scale * step;
       scale_b[place] = b.scale * step;
       zero_a[place] = a.zero;
@@ -173,16 +205,21 @@ struct key_head {
 /// a token's, or 1.
 struct value_head {
   channel_order order;
+  chunk_levels levels;
   line_vector<float> scale, zero;  ///< [head_dim]
 
   /// `values`: the side that quantizes them; `geometry`: of the head.
   template <class Side>
-  value_head(Side const& values, std::size_t head, page_geometry const& geometry, width_bytes const& levels)
-      : order(value_order(geometry)), scale(geometry.head_dim), zero(geometry.head_dim) {
+  value_head(Side const& values, std::size_t head, page_geometry const& geometry)
+      : order(value_order(geometry)),
+        levels(values, order, geometry.head_dim, value_grid_limit, 0,
+               [&](std::size_t place) { return head * geometry.head_dim + order.at[place]; }),
+        scale(geometry.head_dim),
+        zero(geometry.head_dim) {
     constexpr affine of_token{1, 1};
     for (std::size_t place = 0; place < geometry.head_dim; ++place) {
       affine const map = values.map(head * geometry.head_dim + order.at[place], of_token);
-      scale[place] = map.scale * levels[order.widths[place / chunk_channels] - 1u].step;
+      scale[place] = map.scale * levels.steps[place / chunk_channels];
       zero[place] = map.zero;
     }
   }

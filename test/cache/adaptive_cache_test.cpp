@@ -115,7 +115,8 @@ TEST_CASE("saved and loaded, and refused by a cache of other widths", "[cache]")
   artifact<S> narrow = made();
   for (layer_artifact& layer : narrow.layers) {
     std::fill(layer.key_channels.widths.begin(), layer.key_channels.widths.end(), std::uint8_t{2});
-    std::fill(layer.key_channels.table_of.begin(), layer.key_channels.table_of.end(), std::uint16_t{1});
+    layer.key_channels.levels.front() = {-1, -0.5f, 0.5f, 1};
+    std::fill(layer.key_channels.table_of.begin(), layer.key_channels.table_of.end(), std::uint16_t{0});
   }
   narrow.info.key_token_bits = 64;
   cache_type other(narrow, {.max_tokens = 64 * 16, .sinks = 2});

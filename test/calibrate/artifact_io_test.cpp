@@ -219,8 +219,9 @@ TEST_CASE("levels of a channel's own are what the description says, and the tabl
   auto it = sample<adaptive_spec>();
   CHECK_FALSE(read<adaptive_spec>(to_bytes(it)).info.own_levels);
   channel_codes& codes = it.layers[1].key_channels;
+  auto const same = codes.levels[codes.table_of[4]];
   codes.table_of[4] = static_cast<std::uint16_t>(codes.levels.size());
-  for (layer_artifact& layer : it.layers) layer.key_channels.levels.push_back(codes.levels[codes.widths[4] - 1u]);
+  for (layer_artifact& layer : it.layers) layer.key_channels.levels.push_back(same);
   thrown const unsaid = error_of([&] { read<adaptive_spec>(to_bytes(it)); });
   CHECK(unsaid.code == errc::bad_file);
   CHECK_THAT(unsaid.text, says("own_levels"));

@@ -15,12 +15,12 @@ kvquant::contract::backend_under_test const& kvquant::contract::under_test() {
   return it;
 }
 
-TEST_CASE("levels of each channel are for floats, and integers say so", "[contract]") {
+TEST_CASE("levels of a channel's own are for floats, and integers say so", "[contract]") {
   using namespace kvquant;
   using S = spec<adaptive, adaptive>;
   auto it = contract::artifact_for<S>(contract::make_problem({.shape = contract::make_shape(2, 2, 64)}, 100));
   CHECK(cpu::backend::supports(it.info));
   it.info.own_levels = true;
   CHECK(cpu::float_backend::supports(it.info));
-  CHECK_THROWS_WITH(cpu::backend::attention<S>(it), Catch::Contains("levels of each channel in integers"));
+  CHECK_THROWS_WITH(cpu::backend::attention<S>(it), Catch::Contains("levels of a channel's own in integers"));
 }

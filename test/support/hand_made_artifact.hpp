@@ -3,6 +3,7 @@
 /// Artifacts without a calibration: ranges from keys at hand, levels fitted to the normal distribution.
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -94,23 +95,39 @@ inline std::vector<std::uint8_t> shuffled_key_widths(std::size_t head_dim, rope_
   return widths;
 }
 
-/// The bits of every head are the same.
+/// Levels of `width` bits that differ a little from table to table, on the grid of their side.
+inline std::vector<float> uneven_levels(std::size_t width, std::size_t table, bool is_key) {
+  auto levels = normal_levels(std::size_t{1} << width);
+  float const skew = 0.03f * (static_cast<float>(table % 5) - 2);
+  for (float& level : levels) level += skew * (1 - level * level);
+  snap_to_int8_grid(levels, is_key ? key_grid_limit : value_grid_limit);
+  return levels;
+}
+
+/// The bits of every head are the same. Eight channels of one head and width have a table, both of a pair the same.
 inline channel_codes hand_made_channels(model_shape const& shape, std::vector<value_range> const& ranges, bool is_key,
                                         std::uint64_t seed) {
   std::mt19937_64 random(seed);
   auto const d = static_cast<std::size_t>(shape.head_dim);
   auto const rotary = static_cast<std::size_t>(rope(shape.rope, shape.head_dim).rotary_dim());
   channel_codes out{std::vector<std::uint8_t>(ranges.size()), ranges, ranges, {}, {}};
+  out.table_of.resize(ranges.size());
   for (std::size_t first = 0; first < ranges.size(); first += d) {
     auto const widths =
         is_key ? shuffled_key_widths(d, shape.rope.pairing, rotary, random) : shuffled_widths(d, 1, random);
     std::copy(widths.begin(), widths.end(), out.widths.begin() + static_cast<std::ptrdiff_t>(first));
+    std::array<std::size_t, 5> met{};       // channels of each width so far
+    std::array<std::uint16_t, 5> latest{};  // table of each width
+    for (std::size_t place = 0; place < d; ++place) {
+      auto const [even, odd] = is_key ? pair_of(shape.rope.pairing, rotary, place / 2) : channel_pair{place, place};
+      std::size_t const channel = is_key && place % 2 == 1 ? odd : even, width = widths[channel];
+      if (met[width]++ % 8 == 0) {
+        latest[width] = static_cast<std::uint16_t>(out.levels.size());
+        out.levels.push_back(uneven_levels(width, out.levels.size(), is_key));
+      }
+      out.table_of[first + channel] = latest[width];
+    }
   }
-  for (std::size_t width = 1; width <= 4; ++width) {
-    out.levels.push_back(normal_levels(std::size_t{1} << width));
-    snap_to_int8_grid(out.levels.back(), is_key ? key_grid_limit : value_grid_limit);
-  }
-  for (std::uint8_t const width : out.widths) out.table_of.push_back(static_cast<std::uint16_t>(width - 1));
   return out;
 }
 

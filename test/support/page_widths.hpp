@@ -18,6 +18,7 @@ namespace kvquant::test {
 template <PackedSpec S>
 struct sized_page {
   std::vector<std::uint8_t> k_widths, v_widths;
+  std::vector<std::uint16_t> k_tables, v_tables;  ///< one for each width
   page_geometry geometry;
 
   sized_page(int head_dim, double fraction_k, double fraction_v, rope_pairing pairing = rope_pairing::half_split,
@@ -33,8 +34,16 @@ struct sized_page {
                                   {bits(k_widths), bits(v_widths)});
     geometry.pairing = pairing;
     geometry.rotary_dim = rotary;
-    if (!k_widths.empty()) geometry.k_widths = k_widths.data();
-    if (!v_widths.empty()) geometry.v_widths = v_widths.data();
+    k_tables.assign(k_widths.begin(), k_widths.end());
+    v_tables.assign(v_widths.begin(), v_widths.end());
+    if (!k_widths.empty()) {
+      geometry.k_widths = k_widths.data();
+      geometry.k_tables = k_tables.data();
+    }
+    if (!v_widths.empty()) {
+      geometry.v_widths = v_widths.data();
+      geometry.v_tables = v_tables.data();
+    }
   }
   sized_page(sized_page const&) = delete;
   sized_page& operator=(sized_page const&) = delete;

@@ -75,7 +75,7 @@ class Attend(ToolCase):
         self.assertGreaterEqual(isas, {self.best_isa()})
         self.assertEqual(set(cases), {f"2/1/32 {context}, batch 1, 1 thread, {name}, {isa}"
                                       for context in ("256", "512", "1K", "2K", "4K", "8K", "16K", "32K")
-                                      for name in ("nuq4", "nuq4-1%", "nuq3-1%", "nuq2-1%") for isa in isas})
+                                      for name in ("nuq4", "nuq4-1%", "nuq3-1%", "nuq2-1%", "adaptive3") for isa in isas})
         self.assertEqual(said[1].split(), "case x f16".split())
         self.assertEqual([line.rsplit(maxsplit=1) for line in said[2:2 + len(cases)]],
                          [[name, f"{ratio:.2f}"] for name, ratio in cases.items()])

@@ -211,8 +211,7 @@ struct code_table {
   __m256i at[places];
 
   explicit code_table(std::uint8_t const* table) {
-    __m256i const entries =
-        _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<__m128i const*>(table)));
+    __m256i const entries = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<__m128i const*>(table)));
     for (std::size_t place = 0; place < places; ++place)
       at[place] = _mm256_shuffle_epi8(entries, detail::load(codes_at[place].data()));
   }
@@ -220,6 +219,12 @@ struct code_table {
   template <int Shift>
   __m256i look_up(__m256i line, std::size_t place = 0) const {
     return look_up_index(_mm256_and_si256(_mm256_srli_epi16(line, Shift), _mm256_set1_epi8(15)), place);
+  }
+  /// In registers: compilers would rather read memory with every shuffle.
+  [[gnu::always_inline]] code_table held() const {
+    code_table copy = *this;
+    for (__m256i& it : copy.at) asm("" : "+x"(it));
+    return copy;
   }
   __m256i look_up_index(__m256i index, std::size_t place = 0) const { return _mm256_shuffle_epi8(at[place], index); }
 
@@ -304,12 +309,11 @@ inline floats look_up(floats table, ints at) {
   static_assert(Entries <= 16);
   return {detail::look_up_eight<Entries>(table, at.low), detail::look_up_eight<Entries>(table, at.high)};
 }
-/// The same of 32 or 64 elements.
-template <int Entries>
-inline floats look_up_far(float const* table, ints at) {
-  static_assert(Entries == 32 || Entries == 64);
-  return {_mm256_i32gather_ps(table, at.low, 4), _mm256_i32gather_ps(table, at.high, 4)};
+/// p[at]
+inline floats gather(float const* p, ints at) {
+  return {_mm256_i32gather_ps(p, at.low, 4), _mm256_i32gather_ps(p, at.high, 4)};
 }
+inline ints operator+(ints a, ints b) { return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)}; }
 inline ints operator-(ints a, ints b) { return {_mm256_sub_epi32(a.low, b.low), _mm256_sub_epi32(a.high, b.high)}; }
 /// 2 · code + (x > boundary)
 inline ints append_bit(ints code, floats x, floats boundary) {

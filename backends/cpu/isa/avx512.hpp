@@ -153,6 +153,12 @@ struct code_table {
       at[place] = {_mm512_permutexvar_epi8(load_bytes(codes_at[place].data()).v, entries)};
   }
   bytes look_up(std::size_t place, __m512i codes) const { return {_mm512_permutexvar_epi8(codes, at[place].v)}; }
+  /// In registers: compilers would rather read memory with every permute.
+  [[gnu::always_inline]] code_table held() const {
+    code_table copy = *this;
+    for (bytes& it : copy.at) asm("" : "+v"(it.v));
+    return copy;
+  }
 
  private:
   /// The code that six bits hold at a place.
@@ -214,16 +220,9 @@ inline floats look_up(floats table, ints at) {
   static_assert(Entries <= 16);
   return {_mm512_permutexvar_ps(at.v, table.v)};
 }
-/// The same of 32 or 64 elements.
-template <int Entries>
-inline floats look_up_far(float const* table, ints at) {
-  static_assert(Entries == 32 || Entries == 64);
-  auto const of_half = [&](float const* half) {
-    return _mm512_permutex2var_ps(_mm512_loadu_ps(half), at.v, _mm512_loadu_ps(half + 16));
-  };
-  if constexpr (Entries == 32) return {of_half(table)};
-  return {_mm512_mask_mov_ps(of_half(table), _mm512_test_epi32_mask(at.v, _mm512_set1_epi32(32)), of_half(table + 32))};
-}
+/// p[at]
+inline floats gather(float const* p, ints at) { return {_mm512_i32gather_ps(at.v, p, 4)}; }
+inline ints operator+(ints a, ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
 inline ints operator-(ints a, ints b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 /// 2 · code + (x > boundary)
 inline ints append_bit(ints code, floats x, floats boundary) {

@@ -273,6 +273,7 @@ struct code_table {
     for (unsigned i = 0; i < 16; ++i) x[i] = table[i & ((1u << Bits) - 1)];
     entries = hn::Load(bytes::tag{}, x);
   }
+  code_table const& held() const { return *this; }
 };
 
 namespace detail {
@@ -339,14 +340,15 @@ inline floats look_up(floats table, ints at) {
   for (std::size_t i = 0; i < 16; ++i) x[i] = entries.x[index.x[i]];
   return load(x);
 }
-/// The same of 32 or 64 elements.
-template <int Entries>
-inline floats look_up_far(float const* table, ints at) {
-  static_assert(Entries == 32 || Entries == 64);
+/// p[at]
+inline floats gather(float const* p, ints at) {
   detail::elements const index(at);
   float x[16];
-  for (std::size_t i = 0; i < 16; ++i) x[i] = table[index.x[i]];
+  for (std::size_t i = 0; i < 16; ++i) x[i] = p[index.x[i]];
   return load(x);
+}
+inline ints operator+(ints a, ints b) {
+  return detail::each<ints>([](auto x, auto y) { return hn::Add(x, y); }, a, b);
 }
 inline ints operator-(ints a, ints b) {
   return detail::each<ints>([](auto x, auto y) { return hn::Sub(x, y); }, a, b);

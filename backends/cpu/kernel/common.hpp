@@ -94,7 +94,7 @@ struct alignas(line_bytes) kernel_scratch {
   line_vector<query_chunk> chunks;
   line_vector<float> tile_k, tile_v;  ///< [page_tokens, head_dim] of a page as floats
   key_turns turns;
-  pair_angles angles{largest_pairs};                             ///< in the order of a head's key codes
+  pair_angles angles{largest_pairs};                           ///< in the order of a head's key codes
   float step_cos[largest_pairs]{}, step_sin[largest_pairs]{};  ///< likewise, those of a page
 };
 
@@ -113,7 +113,6 @@ struct layer_tables {
   std::vector<key_head> key_heads;      ///< [kv_heads]
   std::vector<value_head> value_heads;  ///< [kv_heads]
   std::vector<key_turns> turns;         ///< [kv_heads], or none: built when they are needed
-  width_bytes key_bytes, value_bytes;
   std::unique_ptr<page_reader> reader;  ///< where pages become floats
 };
 

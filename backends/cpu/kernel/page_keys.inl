@@ -90,18 +90,18 @@ template <std::size_t Queries, std::size_t Chains, class AddChunk>
 template <std::size_t Queries, std::size_t Chains, class Codes, class AddChunk>
 [[gnu::always_inline]] inline void score_codes(split_task const& task, std::uint8_t const* codes, Codes const& keys,
                                                query_chunk const& chunk, float factor, kernel_scratch& scratch,
-                                               std::size_t first_token, read_ahead const& ahead,
-                                               AddChunk&& add_chunk) {
+                                               std::size_t first_token, read_ahead const& ahead, AddChunk&& add_chunk) {
   keys.for_each_run(
-      task.head_dim() / 8, [&]<int Bits>(std::size_t first, std::size_t last, std::size_t start,
-                                         code_table<Bits> const& table) __attribute__((always_inline)) {
+      task.head_dim() / 8, [&](auto bits, std::size_t first, std::size_t last, std::size_t start,
+                               auto&& table_at) __attribute__((always_inline)) {
         std::uint8_t const* packed = codes + start;
         score_chunks<Queries, Chains>(
             first, last, chunk, factor, scratch,
-            first_token, [&](std::size_t at, key_sums<Queries, Chains>& dots) __attribute__((always_inline)) {
+            first_token, [&](std::size_t at, key_sums<Queries, Chains> & dots) __attribute__((always_inline)) {
               ahead.step(at);
+              auto const& table = Codes::held(table_at(at));
               add_chunk(at, packed, table, dots);
-              packed += packed_block_bytes<Bits>;
+              packed += packed_block_bytes<bits()>;
             });
       });
 }
@@ -119,22 +119,22 @@ void score_by_turned_query(split_task const& task, std::uint8_t const* codes, Co
       task, codes, keys, chunk, factor, scratch, first_token, ahead,
       [&](std::size_t at, std::uint8_t const* packed, auto const& table, key_sums<Queries, chains>& dots)
           __attribute__((always_inline)) {
-        unrolled<8>([&](auto block) __attribute__((always_inline)) {
-          bytes const values = unpack_block<block()>(packed, table);
-          std::size_t const two_pairs = 2 * at + block() / 4, first_angle = (two_pairs * 4 + block() % 4) * lanes;
-          shorts const cos = load_shorts(cos16 + first_angle), sin = load_shorts(sin16 + first_angle);
+            unrolled<8>([&](auto block) __attribute__((always_inline)) {
+              bytes const values = unpack_block<block()>(packed, table);
+              std::size_t const two_pairs = 2 * at + block() / 4, first_angle = (two_pairs * 4 + block() % 4) * lanes;
+              shorts const cos = load_shorts(cos16 + first_angle), sin = load_shorts(sin16 + first_angle);
 #pragma GCC unroll 4
-          for (std::size_t n = 0; n < Queries; ++n) {
-            query_entries const& q = entries[n];
-            auto const pair_products = [&](std::int32_t by, std::int32_t offset) __attribute__((always_inline)) {
-              return multiply_pairs(values, repeat_bytes(by)) + repeat_shorts(offset);
-            };
-            ints &first = dots[n][0][block() % 4], &last = dots[n][chains - 1][block() % 4];
-            first = dot(first, pair_products(q.a[two_pairs], q.a_offset[two_pairs]), cos);
-            last = dot(last, pair_products(q.b[two_pairs], q.b_offset[two_pairs]), sin);
-          }
-        });
-      });
+              for (std::size_t n = 0; n < Queries; ++n) {
+                query_entries const& q = entries[n];
+                auto const pair_products = [&](std::int32_t by, std::int32_t offset) __attribute__((always_inline)) {
+                  return multiply_pairs(values, repeat_bytes(by)) + repeat_shorts(offset);
+                };
+                ints &first = dots[n][0][block() % 4], &last = dots[n][chains - 1][block() % 4];
+                first = dot(first, pair_products(q.a[two_pairs], q.a_offset[two_pairs]), cos);
+                last = dot(last, pair_products(q.b[two_pairs], q.b_offset[two_pairs]), sin);
+              }
+            });
+          });
 }
 
 /// The entries that turn the keys of one head: once for a layer, or once for a task.
@@ -202,16 +202,16 @@ void score_turned_keys(split_task const& task, std::uint8_t const* codes, Codes 
       task, codes, keys, chunk, 1.0f, scratch, first_token, ahead,
       [&](std::size_t at, std::uint8_t const* packed, auto const& table, key_sums<Queries, 1>& dots)
           __attribute__((always_inline)) {
-        unrolled<2>([&](auto pairs) __attribute__((always_inline)) {
-          constexpr std::size_t first_block = 4 * pairs();
-          add_turned_blocks<Queries>(
-              [&](auto part) __attribute__((always_inline)) {
-                constexpr std::size_t block = first_block + part();
-                return turn_block(unpack_block<block>(packed, table), turns, 8 * at + block);
-              },
-              2 * at + pairs(), scratch.entries, dots);
-        });
-      });
+            unrolled<2>([&](auto pairs) __attribute__((always_inline)) {
+              constexpr std::size_t first_block = 4 * pairs();
+              add_turned_blocks<Queries>(
+                  [&](auto part) __attribute__((always_inline)) {
+                    constexpr std::size_t block = first_block + part();
+                    return turn_block(unpack_block<block>(packed, table), turns, 8 * at + block);
+                  },
+                  2 * at + pairs(), scratch.entries, dots);
+            });
+          });
 }
 
 /// The same from keys that `turn_page` left in the scratch, for more queries than go through at once.
@@ -234,13 +234,14 @@ void turn_page(split_task const& task, std::uint8_t const* codes, Codes const& k
                kernel_scratch& scratch, read_ahead const& ahead) {
   for (std::size_t at = 0; at < task.head_dim() / 8; ++at) {
     ahead.step(at);
-    keys.at(codes, at, [&](std::uint8_t const* packed, auto const& table) __attribute__((always_inline)) {
-      unrolled<8>([&](auto block) __attribute__((always_inline)) {
-        auto const [a, b] = turn_block(unpack_block<block()>(packed, table), turns, 8 * at + block());
-        store_shorts(scratch.turned_a + 32 * (8 * at + block()), a);
-        store_shorts(scratch.turned_b + 32 * (8 * at + block()), b);
-      });
-    });
+    keys.at(
+        codes, at, [&](std::uint8_t const* packed, auto const& table) __attribute__((always_inline)) {
+          unrolled<8>([&](auto block) __attribute__((always_inline)) {
+            auto const [a, b] = turn_block(unpack_block<block()>(packed, table), turns, 8 * at + block());
+            store_shorts(scratch.turned_a + 32 * (8 * at + block()), a);
+            store_shorts(scratch.turned_b + 32 * (8 * at + block()), b);
+          });
+        });
   }
 }
 

@@ -1,6 +1,7 @@
 // Σ p · v over the values of sealed pages, out of their codes, in integers. With a range for each token
-// v = s_t · step · n + z_t; with one for each channel v = s_c · step · n + z_c, and s_t and z_t are 1. p · s_t is a number
-// of `probability_bits`, in two parts of which each multiplies the 8-bit n; the channel's part is applied to the sums.
+// v = s_t · step · n + z_t; with one for each channel v = s_c · step · n + z_c, and s_t and z_t are 1. p · s_t is a
+// number of `probability_bits`, in two parts of which each multiplies the 8-bit n; the channel's part is applied to the
+// sums.
 
 inline std::uint8_t const* page_bytes_at(std::byte const* page, std::size_t offset) {
   return reinterpret_cast<std::uint8_t const*>(page + offset);
@@ -32,8 +33,8 @@ inline float weigh_probabilities(split_task const& task, std::span<std::byte con
   return sum(offset);
 }
 
-/// Probabilities of a group of pages as integers relative to the largest p · s_t. Returns their unit, and adds Σ p · z_t
-/// to the query's offset.
+/// Probabilities of a group of pages as integers relative to the largest p · s_t. Returns their unit, and adds Σ p ·
+/// z_t to the query's offset.
 inline float set_probability_parts(split_task const& task, std::span<std::byte const* const> pages, query_state& q,
                                    std::size_t index, kernel_scratch& scratch) {
   std::size_t const tokens = pages.size() * page_tokens;
@@ -123,14 +124,15 @@ void add_packed_values(split_task const& task, std::span<std::byte const* const>
   float units[Queries];
   set_all_parts(task, pages, chunk, scratch, units);
   values.for_each_run(
-      task.head_dim() / 8, [&]<int Bits>(std::size_t first, std::size_t last, std::size_t start,
-                                         code_table<Bits> const& table) __attribute__((always_inline)) {
-        std::size_t const before = task.model.offsets.v_codes + start - first * packed_block_bytes<Bits>;
+      task.head_dim() / 8, [&](auto bits, std::size_t first, std::size_t last, std::size_t start,
+                               auto&& table_at) __attribute__((always_inline)) {
+        constexpr std::size_t unit_bytes = packed_block_bytes<bits()>;
+        std::size_t const before = task.model.offsets.v_codes + start - first * unit_bytes;
         constexpr std::size_t parts = parts_of_page(Codes::block_channels);
         add_all_vectors<Queries, Codes::block_channels>(
             pages.size(), first / parts, last / parts, units, chunk, scratch,
             [&](std::size_t page, std::size_t unit, auto block) __attribute__((always_inline)) {
-              return unpack_block<block()>(page_bytes_at(pages[page], before + unit * packed_block_bytes<Bits>), table);
+              return unpack_block<block()>(page_bytes_at(pages[page], before + unit * unit_bytes), table_at(unit));
             },
             [&](std::size_t page, std::size_t unit)
                 __attribute__((always_inline)) { ahead[page].step(task.model.steps.values + unit); });
@@ -157,11 +159,12 @@ void unpack_values(split_task const& task, std::byte const* page, Codes const& v
   auto const* const codes = page_bytes_at(page, task.model.offsets.v_codes);
   for (std::size_t unit = 0; unit < task.head_dim() / 8; ++unit) {
     ahead.step(task.model.steps.values + unit);
-    values.at(codes, unit, [&](std::uint8_t const* packed, auto const& table) __attribute__((always_inline)) {
-      unrolled<8>([&](auto i) __attribute__((always_inline)) {
-        store_bytes(scratch.values + block_codes * unit + block_bytes * i(), unpack_block<i()>(packed, table));
-      });
-    });
+    values.at(
+        codes, unit, [&](std::uint8_t const* packed, auto const& table) __attribute__((always_inline)) {
+          unrolled<8>([&](auto i) __attribute__((always_inline)) {
+            store_bytes(scratch.values + block_codes * unit + block_bytes * i(), unpack_block<i()>(packed, table));
+          });
+        });
   }
 }
 

@@ -21,27 +21,28 @@ class level_search {
   floats boundary_[Bits], level_;
 };
 
-/// The same where channels have one of several tables.
+/// The same where channels have one of many tables.
 template <>
 class level_search<bits_by_chunk> {
  public:
   explicit level_search(page_side const& side)
-      : levels_(side.tables.levels), numbers_(side.tables.numbers.data() + side.first_channel) {}
+      : tables_(reinterpret_cast<float const*>(side.tables.own_levels.data())),
+        first_levels_(side.tables.first_levels.data() + side.first_channel) {}
 
   ints find(floats x, std::size_t channel) const {
-    ints place = rounded(load(numbers_ + channel));
-    for (int step = 0; step < 3; ++step)
-      place = append_bit(place, x, look_up<16>(load(levels_.boundary[step]), place));
-    return append_bit(place, x, look_up_far<32>(levels_.boundary[3], place));
+    ints const first = rounded(load(first_levels_ + channel));
+    ints code = zero_ints();
+    for (int step = 0; step < level_search_tables::most_bits; ++step)
+      code = append_bit(code, x, gather(tables_ + step * lanes, first + code));
+    return first + code;
   }
-  ints code_at(ints place, std::size_t channel) const {
-    return place - rounded(load(numbers_ + channel) * all(1 << level_search_tables::most_bits));
-  }
-  floats level_at(ints place) const { return look_up_far<64>(levels_.level, place); }
+  ints code_at(ints place, std::size_t channel) const { return place - rounded(load(first_levels_ + channel)); }
+  floats level_at(ints place) const { return gather(tables_ + level_search_tables::most_bits * lanes, place); }
 
  private:
-  level_search_tables const& levels_;
-  float const* numbers_;  // [head_dim]
+  static_assert(sizeof(level_search_tables) == (level_search_tables::most_bits + 1) * lanes * sizeof(float));
+  float const* tables_;        // [tables, steps and levels, lanes]
+  float const* first_levels_;  // [head_dim]
 };
 
 /// Codes of the new tokens; their residuals too if there are slots.
@@ -72,7 +73,8 @@ inline std::uint64_t count_clamped(page_side const& side) {
     floats const most = load(side.tables.seen_most.data() + side.first_channel + channel);
     for (std::size_t row = 0; row < side.tokens.rows; ++row) {
       floats const x = load(side.tokens.row(row).data() + channel);
-      within += static_cast<std::uint64_t>(std::popcount(static_cast<std::uint16_t>(at_least(x, least) & at_least(most, x))));
+      within +=
+          static_cast<std::uint64_t>(std::popcount(static_cast<std::uint16_t>(at_least(x, least) & at_least(most, x))));
     }
   }
   return side.tokens.rows * side.head_dim() - within;

@@ -21,33 +21,33 @@
 
 namespace kvquant::cpu {
 
-/// The levels of a format as vectors are searched: its boundaries by bisection, each step a table. Several formats'
-/// lie behind each other: the number of one stands before the bits of its codes.
+/// The levels of a format as vectors are searched: its boundaries by bisection, each step a table.
 struct level_search_tables {
-  static constexpr int most_bits = 4, most_tables = 4;
-  float boundary[most_bits][most_tables << (most_bits - 1)]{};  ///< of step s: 2^s, by the code's leading bits so far
-  float level[most_tables << most_bits]{};
+  static constexpr int most_bits = 4;
+  float boundary[most_bits][lanes]{};  ///< of step s: 2^s, by the code's leading bits so far
+  float level[lanes]{};
 
   template <int Bits>
-  void set(int number, level_table<Bits> const& it) {
+  void set(level_table<Bits> const& it) {
     static_assert(Bits <= most_bits);
     for (int step = 0; step < Bits; ++step)
       for (int leading = 0; leading < 1 << step; ++leading)
-        boundary[step][number << step | leading] = it.boundary[((2 * leading + 1) << (Bits - 1 - step)) - 1];
-    for (int code = 0; code < 1 << Bits; ++code) level[number << Bits | code] = it.level[code];
+        boundary[step][leading] = it.boundary[((2 * leading + 1) << (Bits - 1 - step)) - 1];
+    for (int code = 0; code < 1 << Bits; ++code) level[code] = it.level[code];
   }
 };
 
-/// What is the same for all pages of one side of a layer; [kv_channels] each.
+/// What is the same for all pages of one side of a layer; [kv_channels] each, but for the levels.
 struct side_tables {
-  level_search_tables levels{};
-  std::vector<float> scales{}, zeros{};        ///< of maps that belong to channels
-  std::vector<float> numbers{};                ///< of channels' tables, where there are several
-  std::vector<float> seen_least{}, seen_most{};  ///< in calibration, where what lies beyond is counted
+  level_search_tables levels{};                   ///< of all channels, or
+  std::vector<level_search_tables> own_levels{};  ///< of those that have the same
+  std::vector<float> first_levels{};              ///< where those of a channel begin among them, in floats
+  std::vector<float> scales{}, zeros{};           ///< of maps that belong to channels
+  std::vector<float> seen_least{}, seen_most{};   ///< in calibration, where what lies beyond is counted
 
   std::size_t bytes() const {
-    return sizeof levels + (scales.size() + zeros.size() + numbers.size() + seen_least.size() + seen_most.size()) *
-                               sizeof(float);
+    return (1 + own_levels.size()) * sizeof levels +
+           (first_levels.size() + scales.size() + zeros.size() + seen_least.size() + seen_most.size()) * sizeof(float);
   }
 };
 

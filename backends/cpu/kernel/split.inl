@@ -77,8 +77,8 @@ class integer_pages {
         scratch_(scratch),
         keys_(task.layer.key_heads[task.what.kv_head]),
         values_(task.layer.value_heads[task.what.kv_head]),
-        key_codes_(task.layer.key_bytes, keys_.order),
-        value_codes_(task.layer.value_bytes, values_.order) {
+        key_codes_(keys_.order, keys_.levels),
+        value_codes_(values_.order, values_.levels) {
     if constexpr (keys_are_ordered) order_angles(task.model.rotation, keys_.order, scratch);
     if (!task.policy().turn_keys) return;
     if (task.layer.turns.empty()) build_turns(keys_, task.model.rotation, scratch.turns);
@@ -340,7 +340,7 @@ struct kernels {
   static constexpr kernel_set floating() { return {attend_float_pages, build_layer_turns}; }
   template <int KBits, int VBits>
   static constexpr sealing_kernels sealing() {
-    return {seal_side<KBits, map_of::channel>,
-            seal_side<VBits, VBits == bits_by_chunk ? map_of::channel : map_of::token>, count_clamped, range_of};
+    return {seal_side<KBits, map_of::channel>, seal_side < VBits,
+            VBits == bits_by_chunk ? map_of::channel : map_of::token >, count_clamped, range_of};
   }
 };

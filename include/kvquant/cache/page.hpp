@@ -51,6 +51,8 @@ struct page_geometry {
   /// [head_dim] of the head at hand: the width of each channel's codes. Null where they are all alike, and where no
   /// head is meant.
   std::uint8_t const *k_widths = nullptr, *v_widths = nullptr;
+  /// [head_dim] of the same head: which of the side's tables each channel has.
+  std::uint16_t const *k_tables = nullptr, *v_tables = nullptr;
   /// Which channels RoPE turns together, for layouts that keep them side by side.
   rope_pairing pairing = rope_pairing::half_split;
   std::size_t rotary_dim = 0;  ///< channels that are turned, the first ones of a head

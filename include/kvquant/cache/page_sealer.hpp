@@ -84,6 +84,8 @@ class page_sealer {
         v_sensitivity_(it.layers[static_cast<std::size_t>(layer)].value_sensitivity),
         k_widths_(it.layers[static_cast<std::size_t>(layer)].key_channels.widths),
         v_widths_(it.layers[static_cast<std::size_t>(layer)].value_channels.widths),
+        k_tables_(it.layers[static_cast<std::size_t>(layer)].key_channels.table_of),
+        v_tables_(it.layers[static_cast<std::size_t>(layer)].value_channels.table_of),
         k_seen_(it.layers[static_cast<std::size_t>(layer)].key_channels.seen),
         v_seen_(it.layers[static_cast<std::size_t>(layer)].value_channels.seen) {
     std::size_t const channels = keys_.channels();
@@ -100,11 +102,18 @@ class page_sealer {
 
   key_side<typename S::key_format> const& keys() const { return keys_; }
   value_side<typename S::value_format> const& values() const { return values_; }
-  /// The geometry of a head's pages, with the widths of its channels, which live as long as the sealer.
+  /// The geometry of a head's pages, with the widths and tables of its channels, which live as long as the sealer.
   page_geometry geometry(std::size_t head) const {
     page_geometry it = geometry_;
-    if (!k_widths_.empty()) it.k_widths = k_widths_.data() + head * it.head_dim;
-    if (!v_widths_.empty()) it.v_widths = v_widths_.data() + head * it.head_dim;
+    std::size_t const first = head * it.head_dim;
+    if (!k_widths_.empty()) {
+      it.k_widths = k_widths_.data() + first;
+      it.k_tables = k_tables_.data() + first;
+    }
+    if (!v_widths_.empty()) {
+      it.v_widths = v_widths_.data() + first;
+      it.v_tables = v_tables_.data() + first;
+    }
     return it;
   }
   /// What calibration has seen of each channel, [kv_channels]; empty where it has not said.
@@ -114,7 +123,8 @@ class page_sealer {
   std::span<float const> value_sensitivity() const { return v_sensitivity_; }
   std::size_t table_bytes() const {
     return keys_.bytes() + values_.bytes() + (k_sensitivity_.size() + v_sensitivity_.size()) * sizeof(float) +
-           k_widths_.size() + v_widths_.size() + (k_seen_.size() + v_seen_.size()) * sizeof(value_range);
+           k_widths_.size() + v_widths_.size() + (k_tables_.size() + v_tables_.size()) * sizeof(std::uint16_t) +
+           (k_seen_.size() + v_seen_.size()) * sizeof(value_range);
   }
 
   /// Scratch of one thread.
@@ -230,6 +240,7 @@ class page_sealer {
   value_side<typename S::value_format> values_;
   std::vector<float> k_sensitivity_, v_sensitivity_;  // [kv_channels]
   std::vector<std::uint8_t> k_widths_, v_widths_;     // [kv_channels], or empty
+  std::vector<std::uint16_t> k_tables_, v_tables_;    // [kv_channels], or empty
   std::vector<value_range> k_seen_, v_seen_;          // [kv_channels], or empty
 };
 

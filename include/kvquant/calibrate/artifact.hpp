@@ -37,7 +37,7 @@ struct artifact_info {
   bool q_norm = false;  ///< decode levels differ from encode levels
   /// Bits of one token's codes of one head, of formats that are `by_channel`; 0 for others.
   int key_token_bits = 0, value_token_bits = 0;
-  bool own_levels = false;  ///< of such formats: channels of one width differ in their levels
+  bool own_levels = false;  ///< of such formats: tables do not serve eights of a head's channels
   provenance origin;
   std::string hash;  ///< of the file's content; empty until saved or loaded
 };
@@ -61,14 +61,14 @@ struct channel_codes {
   std::vector<std::uint16_t> table_of;     ///< [kv_channels] which of them a channel has
 };
 
-/// Whether channels of one width differ in their levels.
-inline bool has_own_levels(channel_codes const& codes) {
-  std::array<int, 256> table_of_width;
-  table_of_width.fill(-1);
-  for (std::size_t channel = 0; channel < codes.widths.size(); ++channel) {
-    int& known = table_of_width[codes.widths[channel]];
-    if (known >= 0 && known != codes.table_of[channel]) return true;
-    known = codes.table_of[channel];
+/// Whether some table serves fewer than eight channels of a head, or a number that eights do not make up.
+inline bool has_own_levels(channel_codes const& codes, std::size_t head_dim) {
+  for (std::size_t first = 0; first < codes.table_of.size(); first += head_dim) {
+    std::vector<std::size_t> channels_of(codes.levels.size());
+    for (std::size_t channel = first; channel < first + head_dim; ++channel)
+      ++channels_of.at(codes.table_of.at(channel));
+    for (std::size_t const channels : channels_of)
+      if (channels % 8 != 0) return true;
   }
   return false;
 }

@@ -228,11 +228,13 @@ void get_channel_codes(safetensors_file const& file, side_members const& side, s
 }
 
 /// The description says what backends have to know before they read the tensors.
-inline void require_said(bool own_levels, std::vector<layer_artifact> const& layers) {
+inline void require_said(artifact_info const& about, std::vector<layer_artifact> const& layers) {
+  auto const head_dim = static_cast<std::size_t>(about.shape.head_dim);
   bool found = false;
-  for (layer_artifact const& it : layers) found |= has_own_levels(it.key_channels) || has_own_levels(it.value_channels);
-  require(found == own_levels, errc::bad_file, "channels of one width ", found ? "differ" : "do not differ",
-          " in their tables, the description says otherwise (own_levels)");
+  for (layer_artifact const& it : layers)
+    found |= has_own_levels(it.key_channels, head_dim) || has_own_levels(it.value_channels, head_dim);
+  require(found == about.own_levels, errc::bad_file, "tables ", found ? "serve other numbers than" : "serve",
+          " eights of a head's channels, the description says otherwise (own_levels)");
 }
 
 template <Format F>
@@ -345,7 +347,7 @@ artifact<S> read_artifact(safetensors_file const& file) {
     auto const sides = detail::both_sides();
     detail::get_side<typename S::key_format>(file, sides[0], channels, it.layers);
     detail::get_side<typename S::value_format>(file, sides[1], channels, it.layers);
-    detail::require_said(about.own_levels, it.layers);
+    detail::require_said(about, it.layers);
     return it;
   });
 }

@@ -239,7 +239,8 @@ artifact<S> fit(calibrator const& statistics, fit_options const& options) {
     detail::fit_side<key_format>(layer.key, options, true, result.info.key_token_bits, to.key, to.key_channels);
     detail::fit_side<value_format>(layer.value, options, false, result.info.value_token_bits, to.value,
                                    to.value_channels);
-    result.info.own_levels |= has_own_levels(to.key_channels) || has_own_levels(to.value_channels);
+    auto const head_dim = static_cast<std::size_t>(options.shape.head_dim);
+    result.info.own_levels |= has_own_levels(to.key_channels, head_dim) || has_own_levels(to.value_channels, head_dim);
   }
   return result;
 }

@@ -18,10 +18,9 @@ namespace {
 using namespace kvquant;
 using namespace kvquant::test;
 
-using sealed_specs =
-    type_list<spec<nuq<2>, nuq<2>>, spec<nuq<3>, nuq<3>>, spec<nuq<4>, nuq<4>>, spec<uniform<4>, uniform<2>>,
-              spec<normal_float<3>, normal_float<4>>, spec<nuq<2>, uniform<3>>, spec<adaptive, adaptive>,
-              spec<adaptive, nuq<3>>>;
+using sealed_specs = type_list<spec<nuq<2>, nuq<2>>, spec<nuq<3>, nuq<3>>, spec<nuq<4>, nuq<4>>,
+                               spec<uniform<4>, uniform<2>>, spec<normal_float<3>, normal_float<4>>,
+                               spec<nuq<2>, uniform<3>>, spec<adaptive, adaptive>, spec<adaptive, nuq<3>>>;
 
 /// Tokens as binary16 keeps them, [page_tokens, channels].
 struct exact_tokens {
@@ -178,18 +177,23 @@ TEST_CASE("tables of several widths are searched as the definition searches them
   token_stream const stream(choice.shape, 64);
   auto it = artifact_of<S>(stream, choice);
   for (auto* const codes : {&it.layers[0].key_channels, &it.layers[0].value_channels})
-    codes->levels = {{-1, 1}, {-far, -0.5f, -0.5f, far}, {-1, -1, 0, 0, 0, 0.5f, 1, 1}, std::vector<float>(16, 0.25f)};
+    for (auto& levels : codes->levels)
+      levels = levels.size() == 2   ? std::vector<float>{-1, 1}
+               : levels.size() == 4 ? std::vector<float>{-far, -0.5f, -0.5f, far}
+               : levels.size() == 8 ? std::vector<float>{-1, -1, 0, 0, 0, 0.5f, 1, 1}
+                                    : std::vector<float>(16, 0.25f);
   check(it, awkward_tokens(stream));
 }
 
-TEST_CASE("channels with levels of their own are sealed by the definition", "[sealer]") {
+TEST_CASE("kernels seal levels of a channel's own as the definition does", "[sealer]") {
   using S = spec<adaptive, adaptive>;
   artifact_choice const choice{.shape = shape_of(1, 32)};
   token_stream const stream(choice.shape, 64);
   auto it = artifact_of<S>(stream, choice);
   channel_codes& codes = it.layers[0].value_channels;
-  codes.levels.push_back({-0.75f, 0.5f});
-  *std::find(codes.table_of.begin(), codes.table_of.end(), 0) = 4;
+  codes.levels.push_back(codes.levels[codes.table_of[3]]);
+  codes.levels.back().front() = -1.5f;
+  codes.table_of[3] = static_cast<std::uint16_t>(codes.levels.size() - 1);
   it.info.own_levels = true;
   check(it, awkward_tokens(stream));
 }
