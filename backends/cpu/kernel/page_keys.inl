@@ -245,12 +245,15 @@ void turn_page(split_task const& task, std::uint8_t const* codes, Codes const& k
   }
 }
 
-/// A head's keys have an order of their own: that of the angles within a page, and from page to page.
-inline void order_angles(rotation_tables const& rotation, channel_order const& order, kernel_scratch& scratch) {
+/// A head's keys may have an order of their own: the angles from page to page in that order.
+inline void order_steps(rotation_tables const& rotation, channel_order const& order, kernel_scratch& scratch) {
   for (std::size_t place = 0; place < rotation.pairs; ++place) {
     scratch.step_cos[place] = rotation.step_cos[order.at[place]];
     scratch.step_sin[place] = rotation.step_sin[order.at[place]];
   }
+}
+/// Those within a page.
+inline void order_angles(rotation_tables const& rotation, channel_order const& order, kernel_scratch& scratch) {
   for (std::size_t place = 0; place < rotation.pairs; place += 2) {
     std::uint32_t const* const first = rotation.by_pair16.data() + order.at[place] * page_tokens;
     std::uint32_t const* const second = rotation.by_pair16.data() + order.at[place + 1] * page_tokens;

@@ -79,8 +79,12 @@ class integer_pages {
         values_(task.layer.value_heads[task.what.kv_head]),
         key_codes_(keys_.order, keys_.levels),
         value_codes_(values_.order, values_.levels) {
-    if constexpr (keys_are_ordered) order_angles(task.model.rotation, keys_.order, scratch);
-    if (!task.policy().turn_keys) return;
+    bool const turn_keys = task.policy().turn_keys;
+    if constexpr (keys_are_ordered) {
+      order_steps(task.model.rotation, keys_.order, scratch);
+      if (!turn_keys) order_angles(task.model.rotation, keys_.order, scratch);
+    }
+    if (!turn_keys) return;
     if (task.layer.turns.empty()) build_turns(keys_, task.model.rotation, scratch.turns);
     turns_ = task.layer.turns.empty() ? &scratch.turns : &task.layer.turns[task.what.kv_head];
   }
