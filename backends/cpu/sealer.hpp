@@ -31,18 +31,13 @@ concept SealedSpec = QuadSpec<S> && LevelFormat<typename S::key_format> && Level
 
 namespace detail {
 
-/// `table_of`: [kv_channels] of formats that are `by_channel`.
 template <Format F, class Side>
-side_tables tables_for_sealing(Side const& side, std::span<std::uint16_t const> table_of,
-                               std::span<value_range const> seen) {
+side_tables tables_for_sealing(Side const& side, std::span<value_range const> seen) {
   side_tables out;
   if constexpr (is_by_channel<F>) {
-    constexpr std::size_t floats_of_table = sizeof(level_search_tables) / sizeof(float);
-    for (std::size_t channel = 0; channel < side.channels(); ++channel) {
-      out.own_levels.resize(std::max<std::size_t>(out.own_levels.size(), table_of[channel] + 1u));
-      out.own_levels[table_of[channel]].set(side.table(channel));
-      out.first_levels.push_back(static_cast<float>(table_of[channel] * floats_of_table));
-    }
+    out.own_levels.resize(side.channels() / lanes);
+    for (std::size_t channel = 0; channel < side.channels(); ++channel)
+      out.own_levels[channel / lanes].set(channel % lanes, side.table(channel));
   } else {
     out.levels.set(side.table());
   }
@@ -80,11 +75,8 @@ class sealer {
     kernels_ = with_kernels<sealing_kernels>(*which, []<class Kernels>(Kernels) {
       return Kernels::template sealing<kernel_bits<key_format>, kernel_bits<value_format>>();
     });
-    layer_artifact const& codes = it.layers[static_cast<std::size_t>(layer)];
-    k_tables_ = detail::tables_for_sealing<key_format>(quantizers().keys(), codes.key_channels.table_of,
-                                                       quantizers().key_seen());
-    v_tables_ = detail::tables_for_sealing<value_format>(quantizers().values(), codes.value_channels.table_of,
-                                                         quantizers().value_seen());
+    k_tables_ = detail::tables_for_sealing<key_format>(quantizers().keys(), quantizers().key_seen());
+    v_tables_ = detail::tables_for_sealing<value_format>(quantizers().values(), quantizers().value_seen());
   }
 
   page_sealer<S> const& quantizers() const { return definition_.quantizers(); }

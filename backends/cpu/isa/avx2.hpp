@@ -309,12 +309,16 @@ inline floats look_up(floats table, ints at) {
   static_assert(Entries <= 16);
   return {detail::look_up_eight<Entries>(table, at.low), detail::look_up_eight<Entries>(table, at.high)};
 }
-/// p[at]
-inline floats gather(float const* p, ints at) {
-  return {_mm256_i32gather_ps(p, at.low, 4), _mm256_i32gather_ps(p, at.high, 4)};
+/// count + (x > boundary)
+inline ints count_above(ints count, floats x, floats boundary) {
+  return {_mm256_sub_epi32(count.low, _mm256_castps_si256(_mm256_cmp_ps(x.low, boundary.low, _CMP_GT_OQ))),
+          _mm256_sub_epi32(count.high, _mm256_castps_si256(_mm256_cmp_ps(x.high, boundary.high, _CMP_GT_OQ)))};
 }
-inline ints operator+(ints a, ints b) { return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)}; }
-inline ints operator-(ints a, ints b) { return {_mm256_sub_epi32(a.low, b.low), _mm256_sub_epi32(a.high, b.high)}; }
+/// x > boundary ? above : below
+inline floats select_above(floats below, floats x, floats boundary, floats above) {
+  return {_mm256_blendv_ps(below.low, above.low, _mm256_cmp_ps(x.low, boundary.low, _CMP_GT_OQ)),
+          _mm256_blendv_ps(below.high, above.high, _mm256_cmp_ps(x.high, boundary.high, _CMP_GT_OQ))};
+}
 /// 2 · code + (x > boundary)
 inline ints append_bit(ints code, floats x, floats boundary) {
   return {detail::append_bit(code.low, x.low, boundary.low), detail::append_bit(code.high, x.high, boundary.high)};

@@ -220,10 +220,15 @@ inline floats look_up(floats table, ints at) {
   static_assert(Entries <= 16);
   return {_mm512_permutexvar_ps(at.v, table.v)};
 }
-/// p[at]
-inline floats gather(float const* p, ints at) { return {_mm512_i32gather_ps(at.v, p, 4)}; }
-inline ints operator+(ints a, ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
-inline ints operator-(ints a, ints b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+/// count + (x > boundary)
+inline ints count_above(ints count, floats x, floats boundary) {
+  return {
+      _mm512_mask_add_epi32(count.v, _mm512_cmp_ps_mask(x.v, boundary.v, _CMP_GT_OQ), count.v, _mm512_set1_epi32(1))};
+}
+/// x > boundary ? above : below
+inline floats select_above(floats below, floats x, floats boundary, floats above) {
+  return {_mm512_mask_mov_ps(below.v, _mm512_cmp_ps_mask(x.v, boundary.v, _CMP_GT_OQ), above.v)};
+}
 /// 2 · code + (x > boundary)
 inline ints append_bit(ints code, floats x, floats boundary) {
   __m512i const twice = _mm512_add_epi32(code.v, code.v);

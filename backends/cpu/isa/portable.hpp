@@ -340,18 +340,19 @@ inline floats look_up(floats table, ints at) {
   for (std::size_t i = 0; i < 16; ++i) x[i] = entries.x[index.x[i]];
   return load(x);
 }
-/// p[at]
-inline floats gather(float const* p, ints at) {
-  detail::elements const index(at);
-  float x[16];
-  for (std::size_t i = 0; i < 16; ++i) x[i] = p[index.x[i]];
-  return load(x);
+/// count + (x > boundary)
+inline ints count_above(ints count, floats x, floats boundary) {
+  return detail::each<ints>(
+      [](auto before, auto v, auto b) {
+        return hn::Sub(before, hn::BitCast(ints::tag{}, hn::VecFromMask(floats::tag{}, hn::Gt(v, b))));
+      },
+      count, x, boundary);
 }
-inline ints operator+(ints a, ints b) {
-  return detail::each<ints>([](auto x, auto y) { return hn::Add(x, y); }, a, b);
-}
-inline ints operator-(ints a, ints b) {
-  return detail::each<ints>([](auto x, auto y) { return hn::Sub(x, y); }, a, b);
+/// x > boundary ? above : below
+inline floats select_above(floats below, floats x, floats boundary, floats above) {
+  return detail::each<floats>(
+      [](auto low, auto v, auto b, auto high) { return hn::IfThenElse(hn::Gt(v, b), high, low); }, below, x, boundary,
+      above);
 }
 /// 2 · code + (x > boundary)
 inline ints append_bit(ints code, floats x, floats boundary) {

@@ -8,41 +8,41 @@ class level_search {
   explicit level_search(page_side const& side) : level_(load(side.tables.levels.level)) {
     for (int step = 0; step < Bits; ++step) boundary_[step] = load(side.tables.levels.boundary[step]);
   }
-  /// Where a code's level is.
-  ints find(floats x, std::size_t /*channel*/) const {
+  ints encode(floats x, std::size_t /*channel*/) const {
     ints code = zero_ints();
     for (floats const boundary : boundary_) code = append_bit(code, x, look_up<8>(boundary, code));
     return code;
   }
-  static ints code_at(ints place, std::size_t /*channel*/) { return place; }
-  floats level_at(ints place) const { return look_up<(1 << Bits)>(level_, place); }
+  /// What the code of x reads as.
+  floats decode(floats /*x*/, ints code, std::size_t /*channel*/) const { return look_up<(1 << Bits)>(level_, code); }
 
  private:
   floats boundary_[Bits], level_;
 };
 
-/// The same where channels have one of many tables.
+/// The same where channels have tables of their own: x is compared with every boundary.
 template <>
 class level_search<bits_by_chunk> {
  public:
-  explicit level_search(page_side const& side)
-      : tables_(reinterpret_cast<float const*>(side.tables.own_levels.data())),
-        first_levels_(side.tables.first_levels.data() + side.first_channel) {}
+  explicit level_search(page_side const& side) : levels_(side.tables.own_levels.data() + side.first_channel / lanes) {}
 
-  ints find(floats x, std::size_t channel) const {
-    ints const first = rounded(load(first_levels_ + channel));
+  ints encode(floats x, std::size_t channel) const {
     ints code = zero_ints();
-    for (int step = 0; step < level_search_tables::most_bits; ++step)
-      code = append_bit(code, x, gather(tables_ + step * lanes, first + code));
-    return first + code;
+#pragma GCC unroll 15
+    for (auto const& boundary : levels_[channel / lanes].boundary) code = count_above(code, x, load(boundary));
+    return code;
   }
-  ints code_at(ints place, std::size_t channel) const { return place - rounded(load(first_levels_ + channel)); }
-  floats level_at(ints place) const { return gather(tables_ + level_search_tables::most_bits * lanes, place); }
+  floats decode(floats x, ints /*code*/, std::size_t channel) const {
+    own_level_tables const& it = levels_[channel / lanes];
+    floats level = load(it.level[0]);
+#pragma GCC unroll 15
+    for (std::size_t i = 0; i + 1 < std::size(it.level); ++i)
+      level = select_above(level, x, load(it.boundary[i]), load(it.level[i + 1]));
+    return level;
+  }
 
  private:
-  static_assert(sizeof(level_search_tables) == (level_search_tables::most_bits + 1) * lanes * sizeof(float));
-  float const* tables_;        // [tables, steps and levels, lanes]
-  float const* first_levels_;  // [head_dim]
+  own_level_tables const* levels_;  // [head_dim / lanes]
 };
 
 /// Codes of the new tokens; their residuals too if there are slots.
@@ -58,10 +58,12 @@ void encode_side(page_side const& side, sealing_scratch& scratch) {
       floats const scale = Map == map_of::token ? all(side.scales[row]) : load(side.scales + channel);
       floats const zero = Map == map_of::token ? all(side.zeros[row]) : load(side.zeros + channel);
       floats const x = load(token + channel);
-      ints const place = levels.find((x - zero) / scale, channel);
-      store_low(side.codes.data() + at + channel, levels.code_at(place, channel));
+      floats const normalised = (x - zero) / scale;
+      ints const code = levels.encode(normalised, channel);
+      store_low(side.codes.data() + at + channel, code);
       if (sparse)
-        store(scratch.residuals.data() + at + channel, x - multiply_then_add(scale, levels.level_at(place), zero));
+        store(scratch.residuals.data() + at + channel,
+              x - multiply_then_add(scale, levels.decode(normalised, code, channel), zero));
     }
   }
 }

@@ -37,17 +37,28 @@ struct level_search_tables {
   }
 };
 
+/// The tables of sixteen channels side by side.
+struct own_level_tables {
+  static constexpr std::size_t most = std::size_t{1} << level_search_tables::most_bits;
+  float boundary[most - 1][lanes];
+  float level[most][lanes];
+
+  void set(std::size_t lane, level_table<level_search_tables::most_bits> const& it) {
+    for (std::size_t i = 0; i + 1 < most; ++i) boundary[i][lane] = it.boundary[i];
+    for (std::size_t i = 0; i < most; ++i) level[i][lane] = it.level[i];
+  }
+};
+
 /// What is the same for all pages of one side of a layer; [kv_channels] each, but for the levels.
 struct side_tables {
-  level_search_tables levels{};                   ///< of all channels, or
-  std::vector<level_search_tables> own_levels{};  ///< of those that have the same
-  std::vector<float> first_levels{};              ///< where those of a channel begin among them, in floats
-  std::vector<float> scales{}, zeros{};           ///< of maps that belong to channels
-  std::vector<float> seen_least{}, seen_most{};   ///< in calibration, where what lies beyond is counted
+  level_search_tables levels{};                  ///< of all channels, or
+  line_vector<own_level_tables> own_levels{};    ///< [kv_channels / lanes], where channels have their own
+  std::vector<float> scales{}, zeros{};          ///< of maps that belong to channels
+  std::vector<float> seen_least{}, seen_most{};  ///< in calibration, where what lies beyond is counted
 
   std::size_t bytes() const {
-    return (1 + own_levels.size()) * sizeof levels +
-           (first_levels.size() + scales.size() + zeros.size() + seen_least.size() + seen_most.size()) * sizeof(float);
+    return sizeof levels + own_levels.size() * sizeof(own_level_tables) +
+           (scales.size() + zeros.size() + seen_least.size() + seen_most.size()) * sizeof(float);
   }
 };
 

@@ -32,6 +32,9 @@ struct words_on_memory {
   void (*dot_bytes)(float const* sum, std::int32_t four, std::int8_t const* b, float* out);
   /// [4, 2] and [2]; the first pair alone, then all four.
   void (*dot_each)(std::int16_t const* pairs, std::int16_t const* by, float* first, float* each);
+  /// How many of the boundaries lie below, and the last of `others` whose boundary does; [16] each.
+  void (*search)(float const* x, float const (*boundaries)[16], float const (*others)[16], int count, float* above,
+                 float* chosen);
   void (*repeat_eight)(std::uint8_t const* eight, std::uint8_t* out);
   void (*unpack[4])(std::uint8_t const* packed, std::uint8_t const* table, std::uint8_t (*out)[64]);  ///< 1 to 4 bits
 };

@@ -65,5 +65,17 @@ inline constexpr test::words_on_memory words_on_memory{
           auto const all_four = dot_each<4>(pairs, by);
           std::memcpy(each, &all_four, sizeof(all_four));
         },
+    .search =
+        [](float const* x, float const (*boundaries)[16], float const (*others)[16], int count, float* above,
+           float* chosen) {
+          ints found = zero_ints();
+          floats choice = zero();
+          for (int i = 0; i < count; ++i) {
+            found = count_above(found, load(x), load(boundaries[i]));
+            choice = select_above(choice, load(x), load(boundaries[i]), load(others[i]));
+          }
+          store(above, to_floats(found));
+          store(chosen, choice);
+        },
     .repeat_eight = [](std::uint8_t const* eight, std::uint8_t* out) { store_bytes(out, repeat_eight(eight)); },
     .unpack = {unpack_in_memory<1>, unpack_in_memory<2>, unpack_in_memory<3>, unpack_in_memory<4>}};

@@ -299,6 +299,27 @@ TEST_CASE("words: sums of products of bytes do not saturate below the largest pa
   });
 }
 
+TEST_CASE("words: boundaries below are counted, and choose") {
+  for_each_isa([](test::words_on_memory const& words) {
+    float x[16], boundaries[3][16], others[3][16], above[16], chosen[16];
+    numbers random;
+    random.fill(x, -3, 3);  // equal ones among them
+    for (auto& row : boundaries) random.fill(row, -3, 3);
+    for (auto& row : others) random.fill(row, 1, 100);
+    words.search(x, boundaries, others, 3, above, chosen);
+    for (std::size_t i = 0; i < 16; ++i) {
+      float expected_count = 0, expected_choice = 0;
+      for (std::size_t row = 0; row < 3; ++row)
+        if (x[i] > boundaries[row][i]) {
+          ++expected_count;
+          expected_choice = others[row][i];
+        }
+      REQUIRE(above[i] == expected_count);
+      REQUIRE(chosen[i] == expected_choice);
+    }
+  });
+}
+
 TEST_CASE("words: eight bytes are repeated") {
   for_each_isa([](test::words_on_memory const& words) {
     std::uint8_t eight[8], found[64], expected[64];
