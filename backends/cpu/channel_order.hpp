@@ -7,6 +7,7 @@
 #include <compare>
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 #include <tuple>
 
 #include "backends/cpu/eight_blocks.hpp"
@@ -71,12 +72,24 @@ channel_order order_by_kind(std::size_t units, std::size_t in_chunk, char const*
   return out;
 }
 
+/// Of units that all have one width and one table.
+inline channel_order own_order(std::size_t units, std::size_t in_chunk, int width) {
+  channel_order out;
+  std::iota(out.at.begin(), out.at.begin() + static_cast<std::ptrdiff_t>(units), std::uint8_t{0});
+  for (std::size_t chunk = 0; chunk < units / in_chunk; ++chunk) {
+    out.widths[chunk] = static_cast<std::uint8_t>(width);
+    out.starts[chunk] = static_cast<std::uint16_t>(chunk * block_codes / 8 * out.widths[chunk]);
+  }
+  return out;
+}
+
 }  // namespace detail
 
 /// Of the pairs that RoPE turns together. Throws `bad_value` for a pair of two widths, too.
 inline channel_order key_order(page_geometry const& geometry) {
+  if (geometry.k_widths == nullptr)
+    return detail::own_order(geometry.head_dim / 2, chunk_channels / 2, geometry.k_bits);
   return detail::order_by_kind(geometry.head_dim / 2, chunk_channels / 2, "pairs of keys", [&](std::size_t pair) {
-    if (geometry.k_widths == nullptr) return detail::kind_of_codes{geometry.k_bits, 0};
     auto const [first, second] = pair_of(geometry, pair);
     int const width = geometry.k_widths[first];
     require(geometry.k_widths[second] == width, errc::bad_value, "keys: channel ", first, " has ", width,
@@ -87,9 +100,9 @@ inline channel_order key_order(page_geometry const& geometry) {
 
 /// Of the channels.
 inline channel_order value_order(page_geometry const& geometry) {
+  if (geometry.v_widths == nullptr) return detail::own_order(geometry.head_dim, chunk_channels, geometry.v_bits);
   return detail::order_by_kind(geometry.head_dim, chunk_channels, "values", [&](std::size_t channel) {
-    return geometry.v_widths == nullptr ? detail::kind_of_codes{geometry.v_bits, 0}
-                                        : detail::kind_of_codes{geometry.v_widths[channel], geometry.v_tables[channel]};
+    return detail::kind_of_codes{geometry.v_widths[channel], geometry.v_tables[channel]};
   });
 }
 

@@ -140,16 +140,26 @@ struct chunk_levels {
   chunk_levels(Side const& side, channel_order const& order, std::size_t head_dim, int limit, int origin,
                ChannelAt&& channel_at) {
     using format = typename Side::format;
+    typename format::table const* known = nullptr;
     for (std::size_t place = 0; place < head_dim; ++place) {
       typename format::table const& table = side.table(channel_at(place));
       std::size_t const chunk = place / chunk_channels;
-      if (place % chunk_channels == 0) set<format>(chunk, table, order.widths[chunk], limit, origin);
-      require(&table == &side.table(channel_at(chunk * chunk_channels)), errc::unsupported,
-              "CPU backend: levels of a channel's own, expected those of eight channels of a head");
+      if (place % chunk_channels > 0)
+        require(&table == known, errc::unsupported,
+                "CPU backend: levels of a channel's own, expected those of eight channels of a head");
+      else if (&table == known)
+        repeat(chunk);
+      else
+        set<format>(chunk, table, order.widths[chunk], limit, origin);
+      known = &table;
     }
   }
 
  private:
+  void repeat(std::size_t chunk) {
+    entries[chunk] = entries[chunk - 1];
+    steps[chunk] = steps[chunk - 1];
+  }
   template <Format F>
   void set(std::size_t chunk, typename F::table const& table, int width, int limit, int origin) {
     std::vector<float> levels(std::size_t{1} << width);

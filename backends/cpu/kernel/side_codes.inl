@@ -80,6 +80,7 @@ class side_codes<bits_by_chunk> {
       return *std::launder(reinterpret_cast<code_table<Bits> const*>(bytes));
     }
   };
+  /// `with_width`, which is not of these instructions.
   template <class F>
   [[gnu::always_inline]] static void with_bits(int width, F&& f) {
     switch (width) {
