@@ -28,11 +28,12 @@ constexpr std::size_t tokens_of_block(std::size_t channels) { return block_bytes
 constexpr std::size_t parts_of_page(std::size_t channels) { return page_tokens / (8 * tokens_of_block(channels)); }
 
 struct channel_order {
-  std::array<std::uint8_t, largest_head_dim>
-      at{};  ///< by place: keys [pairs], which pair; values [head_dim], which channel
-  std::array<std::uint8_t, most_chunks> widths{};  ///< [head_dim / 8] bits of a chunk's codes
-  std::array<std::uint16_t, most_chunks>
-      starts{};  ///< [head_dim / 8] where they begin among the side's codes, in bytes
+  /// By place: keys [pairs], which pair; values [head_dim], which channel.
+  std::array<std::uint8_t, largest_head_dim> at{};
+  /// [head_dim / 8] bits of a chunk's codes.
+  std::array<std::uint8_t, most_chunks> widths{};
+  /// [head_dim / 8] where they begin among the side's codes, in bytes.
+  std::array<std::uint16_t, most_chunks> starts{};
 };
 
 namespace detail {

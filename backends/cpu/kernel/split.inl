@@ -26,8 +26,7 @@ inline std::span<query_chunk> start_chunks(split_task const& task, kernel_scratc
       query_state& q = chunk.queries[n];
       std::size_t const index = i * largest_together + n;
       std::fill_n(q.out, task.head_dim(), 0.0f);
-      std::fill_n(q.dense, 2 * task.head_dim(), 0.0f);
-      q.offset = q.l = 0;
+      q.l = 0;
       q.m = -std::numeric_limits<float>::infinity();
       q.row = index / group;
       q.head = index % group;
@@ -92,6 +91,8 @@ class integer_pages {
   /// Queries stand at the base of page `first`.
   void operator()(std::size_t first, std::size_t last, std::span<query_chunk> chunks) {
     for_each_query(chunks, [&](query_state& q) {
+      std::fill_n(q.dense, dense_sums(), 0.0f);
+      q.offset = 0;
       set_slot_unit(q, all_pairs());
       if constexpr (keys_are_ordered) order_pairs(q);
       set_units(pairs_of(q), keys_, all_pairs(), turns_ != nullptr ? largest_entry12 : 1, q.unit);
@@ -115,6 +116,7 @@ class integer_pages {
   static constexpr bool keys_are_ordered = KBits == bits_by_chunk;
 
   std::size_t all_pairs() const { return padded(task_.pairs()); }
+  std::size_t dense_sums() const { return task_.head_dim() * lanes / side_codes<VBits>::block_channels; }
 
   /// In the order of the key codes.
   static query_pairs const& pairs_of(query_state const& q) { return keys_are_ordered ? q.ordered : q.pairs; }
@@ -171,7 +173,7 @@ class integer_pages {
       float const keep =
           softmax_step(chunk, n, scratch_.scores[n], current_.size() * page_tokens, task_.head_dim(), seen);
       if (keep != 1) {
-        scale_in_place(chunk.queries[n].dense, 2 * task_.head_dim(), keep);
+        scale_in_place(chunk.queries[n].dense, dense_sums(), keep);
         chunk.queries[n].offset *= keep;
       }
       any |= seen;
@@ -344,7 +346,7 @@ struct kernels {
   static constexpr kernel_set floating() { return {attend_float_pages, build_layer_turns}; }
   template <int KBits, int VBits>
   static constexpr sealing_kernels sealing() {
-    return {seal_side<KBits, map_of::channel>, seal_side < VBits,
-            VBits == bits_by_chunk ? map_of::channel : map_of::token >, count_clamped, range_of};
+    constexpr map_of of_values = VBits == bits_by_chunk ? map_of::channel : map_of::token;
+    return {seal_side<KBits, map_of::channel>, seal_side<VBits, of_values>, count_clamped, range_of};
   }
 };
