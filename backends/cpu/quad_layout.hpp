@@ -18,12 +18,20 @@
 #include <string_view>
 #include <type_traits>
 
-#include "backends/cpu/channel_order.hpp"
 #include "backends/cpu/eight_blocks.hpp"
+#include "kvquant/cache/channel_order.hpp"
 #include "kvquant/cache/page.hpp"
 #include "kvquant/core/half.hpp"
 
 namespace kvquant::cpu {
+
+static_assert(chunk_channels * page_tokens == block_codes);  // eight blocks
+
+/// Blocks of values are 16 channels × 4 tokens; where each channel has a width 8 × 8, for widths come in eights.
+constexpr std::size_t channels_of_block(bool by_channel) { return by_channel ? 8 : 16; }
+/// Consecutive tokens of a block, and the parts of a page that eight blocks are.
+constexpr std::size_t tokens_of_block(std::size_t channels) { return block_bytes / channels; }
+constexpr std::size_t parts_of_page(std::size_t channels) { return page_tokens / (8 * tokens_of_block(channels)); }
 
 /// Where a page's parts start, in bytes from its own start.
 struct quad_offsets {

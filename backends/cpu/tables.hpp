@@ -7,15 +7,12 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
-#include <span>
 #include <utility>
 #include <vector>
 
 #include "backends/cpu/aligned.hpp"
-#include "backends/cpu/channel_order.hpp"
 #include "backends/cpu/quad_layout.hpp"
-#include "kvquant/format/int8_grid.hpp"
+#include "kvquant/cache/chunk_levels.hpp"
 #include "kvquant/quantize/sides.hpp"
 #include "kvquant/rope/rope.hpp"
 
@@ -106,71 +103,10 @@ struct rotation_tables {
   static std::int16_t as_int16(double x) { return static_cast<std::int16_t>(std::lround(x)); }
 };
 
-/// The grid of at most `limit` steps that misses decode levels least: exactly their own where they are on one.
-inline int8_grid nearest_int8_grid(std::span<float const> levels, int limit) {
-  int8_grid best = int8_grid_of(levels, limit);
-  if (best.holds_all) return best;
-  double least = std::numeric_limits<double>::infinity();
-  for (int steps = limit; steps > limit / 2; --steps) {
-    int8_grid it = int8_grid_of(levels, steps);
-    double missed = 0;
-    for (std::size_t i = 0; i < levels.size(); ++i) missed += std::pow(double{levels[i]} - double{it.level(i)}, 2);
-    if (missed < least) {
-      least = missed;
-      best = std::move(it);
-    }
-  }
-  return best;
-}
-
 /// Keys are read as 7-bit numbers around it.
 inline constexpr int key_origin = 64;
 
 inline constexpr float largest_entry8 = 127, largest_int16 = 32000, smallest_unit = 1e-30f;
-
-/// What the codes of one side of a head read as, chunk by chunk; where all chunks have the same, the first has it.
-struct chunk_levels {
-  /// Keys: key_origin + multiple of the step; values: multiple, two's complement.
-  std::array<std::array<std::uint8_t, 16>, most_chunks> entries{};
-  std::array<float, most_chunks> steps{};
-
-  /// Of the head's channels `channel_at(place)`, `width` bits each. Throws `unsupported` where the channels of a chunk
-  /// have several tables.
-  template <class Side, class ChannelAt>
-  chunk_levels(Side const& side, channel_order const& order, std::size_t head_dim, int limit, int origin,
-               ChannelAt&& channel_at) {
-    using format = typename Side::format;
-    typename format::table const* known = nullptr;
-    for (std::size_t place = 0; place < head_dim; ++place) {
-      typename format::table const& table = side.table(channel_at(place));
-      std::size_t const chunk = place / chunk_channels;
-      if (place % chunk_channels > 0)
-        require(&table == known, errc::unsupported,
-                "CPU backend: levels of a channel's own, expected those of eight channels of a head");
-      else if (&table == known)
-        repeat(chunk);
-      else
-        set<format>(chunk, table, order.widths[chunk], limit, origin);
-      known = &table;
-    }
-  }
-
- private:
-  void repeat(std::size_t chunk) {
-    entries[chunk] = entries[chunk - 1];
-    steps[chunk] = steps[chunk - 1];
-  }
-  template <Format F>
-  void set(std::size_t chunk, typename F::table const& table, int width, int limit, int origin) {
-    std::vector<float> levels(std::size_t{1} << width);
-    for (std::size_t code = 0; code < levels.size(); ++code)
-      levels[code] = F::decode(table, static_cast<typename F::code_type>(code));
-    int8_grid const grid = nearest_int8_grid(levels, limit);
-    steps[chunk] = grid.step;
-    for (std::size_t i = 0; i < grid.multiples.size(); ++i)
-      entries[chunk][i] = static_cast<std::uint8_t>(origin + grid.multiples[i]);
-  }
-};
 
 /// The keys of one KV head of one layer: k = scale · (u − key_origin) + zero, u = key_origin + multiple. Pairs are in
 /// the order of the codes, `order.at`.

@@ -145,7 +145,7 @@ class appender {
                              .k_sensitivity = tables.k_sensitivity.data(),
                              .v_sensitivity = tables.v_sensitivity.data(),
                              .ranges = ranges_.data(),
-                             .pairs = pairs_of(geometry),
+                             .channels = channels_of(geometry),
                              .head_dim = static_cast<int>(geometry.head_dim),
                              .k_slots = static_cast<std::uint32_t>(geometry.k_slots),
                              .v_slots = static_cast<std::uint32_t>(geometry.v_slots),

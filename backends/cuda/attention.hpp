@@ -20,6 +20,7 @@
 #include "backends/cuda/supports.hpp"
 #include "backends/cuda/tables.hpp"
 #include "backends/cuda/tuning.hpp"
+#include "backends/cuda/width_tables.hpp"
 #include "kvquant/attend/backend.hpp"
 #include "kvquant/core/scratch_pool.hpp"
 
@@ -135,7 +136,7 @@ class attention {
   struct layer_memory {
     device_array<std::uint32_t> levels;
     device_array<four_words> key_maps;
-    device_array<float> key_units;
+    device_array<float> key_units, value_units;
   };
 
   /// Of one call from the host. Calls that overlap have streams of their own.
@@ -149,24 +150,26 @@ class attention {
     require_supported(supports(it.info), "CUDA backend");
     return it.info;
   }
-  static constexpr int bits() { return S::key_format::bits; }
+  static constexpr int bits() {
+    if constexpr (FragmentSpec<S>)
+      return code_bits_of<S>;
+    else
+      return 16;  // supports() has refused it
+  }
   bool sparse() const { return geometry_.slot_bytes() > 0; }
 
   layer_memory make_layer(artifact<S> const& it, int index) const {
     layer_memory out;
     if constexpr (FragmentSpec<S> && S::key_format::scaled) {
-      auto const keys = it.keys(index);
-      auto const levels =
-          make_levels<typename S::key_format, typename S::value_format>(keys.table(), it.values(index).table());
-      std::vector<four_words> maps;
-      std::vector<float> units;
-      for (std::size_t head = 0; head < static_cast<std::size_t>(shape_.kv_heads); ++head) {
-        units.push_back(key_unit(keys, head * geometry_.head_dim, geometry_.head_dim));
-        append_key_maps(keys, geometry_, head, units.back(), maps);
-      }
-      out.levels = device_array<std::uint32_t>(levels);
-      out.key_maps = device_array<four_words>(maps);
-      out.key_units = device_array<float>(units);
+      host_tables tables;
+      if constexpr (is_by_channel<typename S::key_format>)
+        tables = width_tables_of(it, index, geometry_);
+      else
+        tables = tables_of_layer(it, index, geometry_);
+      out.levels = device_array<std::uint32_t>(tables.levels);
+      out.key_maps = device_array<four_words>(tables.key_maps);
+      out.key_units = device_array<float>(tables.key_units);
+      out.value_units = device_array<float>(tables.value_units);
     }
     return out;
   }
@@ -184,13 +187,13 @@ class attention {
                  .page_turns = angles_.page_turns(tokens),
                  .token_turns = angles_.token_turns(),
                  .key_angles = angles_.key_angles()};
-    out.layer = {tables.levels.data(), tables.key_maps.data(), tables.key_units.data()};
+    out.layer = {tables.levels.data(), tables.key_maps.data(), tables.key_units.data(), tables.value_units.data()};
     out.items = call.items.data();
     if (!batch.empty()) {  // all of one pool
       out.slab = batch.front().cache.slab;
       out.page_bytes = batch.front().cache.page_bytes;
     }
-    out.offsets = fragment_offsets(bits(), shape_.head_dim, geometry_.k_slots, geometry_.v_slots);
+    out.offsets = offsets_of(geometry_, bits());
     out.columns = std::bit_ceil(static_cast<std::uint32_t>(call.tasks.most_columns));
     out.partials = call.partials.data();
     return out;

@@ -5,56 +5,65 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "backends/cuda/quartets.hpp"
 #include "backends/cuda/slab_shape.hpp"
 #include "kvquant/core/config.hpp"
 
 namespace kvquant::cuda {
 
-/// How the channels of a key pair up (see `pair_of`), and what they are called as members of pairs: the pair's number,
-/// and `second_member` more for its second. For at most 256 channels.
-struct key_pairs {
-  int turned = 0;           ///< pairs that RoPE turns
-  bool half_split = false;  ///< how those are paired
+/// In which order a head's channels lie. Those of a key pair up (see `pair_of`) and are called as members of pairs: the
+/// pair's place, and `second_member` more for its second. For at most 256 channels.
+struct head_channels {
+  int turned = 0;                       ///< pairs that RoPE turns
+  bool half_split = false;              ///< how those are paired
+  head_widths const* widths = nullptr;  ///< of channels that are ordered by width; null: as they are
 
   KVQ_HD constexpr int channel_of(int member) const {
-    int const pair = member % second_member, second = member / second_member;
+    int const place = member % second_member, second = member / second_member;
+    int const pair = widths != nullptr ? widths->pair_at[place] : place;
     return half_split && pair < turned ? pair + second * turned : 2 * pair + second;
   }
   KVQ_HD constexpr int member_of(int channel) const {
-    if (half_split && channel < 2 * turned) return channel % turned + channel / turned * second_member;
-    return channel / 2 + channel % 2 * second_member;
+    bool const split = half_split && channel < 2 * turned;
+    int const pair = split ? channel % turned : channel / 2, second = split ? channel / turned : channel % 2;
+    return (widths != nullptr ? widths->place_of_pair[pair] : pair) + second * second_member;
+  }
+  KVQ_HD constexpr int value_at(int place) const { return widths != nullptr ? widths->channel_at[place] : place; }
+  KVQ_HD constexpr int place_of_value(int channel) const {
+    return widths != nullptr ? widths->place_of_channel[channel] : channel;
   }
 };
 
 /// Which element of a page, token · head_dim + channel, is the `i`-th of the eight that a lane has of a fragment: of
 /// keys the two of a pair are in one lane.
-KVQ_HD constexpr int key_element(key_pairs pairs, int head_dim, int slab, int fragment, int lane, int i) {
+KVQ_HD constexpr int key_element(head_channels const& channels, int head_dim, int slab, int fragment, int lane, int i) {
   int const token = slab * slab_tokens + lane / 4 + i / 2 % 2 * 8, pair = fragment * 8 + lane % 4 * 2 + i % 2;
-  return token * head_dim + pairs.channel_of(pair + (i < 4 ? 0 : second_member));
+  return token * head_dim + channels.channel_of(pair + (i < 4 ? 0 : second_member));
 }
 /// Values are turned about the diagonal.
-KVQ_HD constexpr int value_element(int head_dim, int slab, int fragment, int lane, int i) {
+KVQ_HD constexpr int value_element(head_channels const& channels, int head_dim, int slab, int fragment, int lane,
+                                   int i) {
   int const token = slab * slab_tokens + lane % 4 * 2 + i / 4 * 8 + i % 2;
-  return token * head_dim + fragment * 16 + lane / 4 + i / 2 % 2 * 8;
+  return token * head_dim + channels.value_at(fragment * 16 + lane / 4 + i / 2 % 2 * 8);
 }
 
 /// The place of a page's element among those of its slab, [fragment, lane, 8], and what is there.
-KVQ_HD constexpr std::uint16_t key_place(key_pairs pairs, int head_dim, int element) {
-  int const token = element / head_dim % slab_tokens, member = pairs.member_of(element % head_dim);
+KVQ_HD constexpr std::uint16_t key_place(head_channels const& channels, int head_dim, int element) {
+  int const token = element / head_dim % slab_tokens, member = channels.member_of(element % head_dim);
   int const pair = member % second_member, second = member / second_member;
   int const lane = token % 8 * 4 + pair % 8 / 2, i = second * 4 + token / 8 * 2 + pair % 2;
   return static_cast<std::uint16_t>((pair / 8 * warp_lanes + lane) * 8 + i);
 }
-KVQ_HD constexpr std::uint16_t value_place(int head_dim, int element) {
-  int const token = element / head_dim % slab_tokens, channel = element % head_dim;
-  int const lane = channel % 8 * 4 + token % 8 / 2, i = token / 8 * 4 + channel / 8 % 2 * 2 + token % 2;
-  return static_cast<std::uint16_t>((channel / 16 * warp_lanes + lane) * 8 + i);
+KVQ_HD constexpr std::uint16_t value_place(head_channels const& channels, int head_dim, int element) {
+  int const token = element / head_dim % slab_tokens, place = channels.place_of_value(element % head_dim);
+  int const lane = place % 8 * 4 + token % 8 / 2, i = token / 8 * 4 + place / 8 % 2 * 2 + token % 2;
+  return static_cast<std::uint16_t>((place / 16 * warp_lanes + lane) * 8 + i);
 }
-KVQ_HD constexpr int key_element_at(key_pairs pairs, int head_dim, int slab, int place) {
-  return key_element(pairs, head_dim, slab, place / 256, place / 8 % warp_lanes, place % 8);
+KVQ_HD constexpr int key_element_at(head_channels const& channels, int head_dim, int slab, int place) {
+  return key_element(channels, head_dim, slab, place / 256, place / 8 % warp_lanes, place % 8);
 }
-KVQ_HD constexpr int value_element_at(int head_dim, int slab, int place) {
-  return value_element(head_dim, slab, place / 256, place / 8 % warp_lanes, place % 8);
+KVQ_HD constexpr int value_element_at(head_channels const& channels, int head_dim, int slab, int place) {
+  return value_element(channels, head_dim, slab, place / 256, place / 8 % warp_lanes, place % 8);
 }
 
 /// Where a lane's word lies in its slab, in bytes: words go in chunks of four, what is left over by itself.
@@ -109,7 +118,7 @@ struct lane_codes {
   static constexpr int codes_per_word = Bits == 16 ? 2 : 8, bits_per_code = 32 / codes_per_word;
   static constexpr int most_words = 2 * 256 / 16 * 8 / codes_per_word;
 
-  key_pairs pairs;
+  head_channels channels;
   int head_dim, slab, lane;
 
   KVQ_HD constexpr int unpacked_words() const { return head_dim / 8 * 8 / codes_per_word; }
@@ -122,8 +131,8 @@ struct lane_codes {
     for (int fragment = 0; fragment < 2 * fragments; ++fragment)
       for (int i = 0; i < 8; ++i) {
         bool const is_key = fragment < fragments;
-        int const element = is_key ? key_element(pairs, head_dim, slab, fragment, lane, i)
-                                   : value_element(head_dim, slab, fragment - fragments, lane, i);
+        int const element = is_key ? key_element(channels, head_dim, slab, fragment, lane, i)
+                                   : value_element(channels, head_dim, slab, fragment - fragments, lane, i);
         f((fragment * 8 + i) / codes_per_word, i % codes_per_word * bits_per_code, is_key, element);
       }
   }
@@ -147,6 +156,66 @@ struct lane_codes {
     for_each([&](int word, int shift, bool is_key, int element) {
       set(is_key, element, unpacked[word] >> shift & ((std::uint64_t{1} << Bits) - 1));
     });
+  }
+};
+
+/// The same where channels have widths of their own: `put` and `get` are of cells, `put(offset, cell)`.
+template <>
+struct lane_codes<by_width> {
+  head_channels channels;
+  int head_dim, slab, lane;
+
+  template <class Code, class Put>
+  KVQ_HD constexpr void write(Code&& code, Put&& put) const {
+    for_each_quartet([&](quartet it, bool is_key, int first_chunk) {
+      std::uint16_t cells[quartet_chunks] = {};
+      for_each_code(is_key, first_chunk, [&](int chunk, int i, int element) {
+        auto const bits = static_cast<std::uint32_t>(code(is_key, element));
+        for (int plane = 0; plane < width_in(it.kind, chunk); ++plane) {
+          int const at = plane_in(it.kind, chunk, plane);
+          cells[at / 4] = static_cast<std::uint16_t>(cells[at / 4] | (bits >> plane & 1) << (4 * i + at % 4));
+        }
+      });
+      for (int cell = 0; cell < cells_of(it.kind); ++cell) put(offset(it, cell), cells[cell]);
+    });
+  }
+  template <class Get, class Set>
+  KVQ_HD constexpr void read(Get&& get, Set&& set) const {
+    for_each_quartet([&](quartet it, bool is_key, int first_chunk) {
+      std::uint16_t cells[quartet_chunks] = {};
+      for (int cell = 0; cell < cells_of(it.kind); ++cell) cells[cell] = get(offset(it, cell));
+      for_each_code(is_key, first_chunk, [&](int chunk, int i, int element) {
+        std::uint64_t code = 0;
+        for (int plane = 0; plane < width_in(it.kind, chunk); ++plane) {
+          int const at = plane_in(it.kind, chunk, plane);
+          code |= static_cast<std::uint64_t>(cells[at / 4] >> (4 * i + at % 4) & 1) << plane;
+        }
+        set(is_key, element, code);
+      });
+    });
+  }
+
+ private:
+  KVQ_HD constexpr int offset(quartet it, int cell) const {
+    return it.start * cell_bytes + cell_offset(cells_of(it.kind), cell, lane);
+  }
+  /// `f(quartet, is_key, its first chunk)`.
+  template <class F>
+  KVQ_HD constexpr void for_each_quartet(F&& f) const {
+    for (int side = 0; side < 2; ++side)
+      for (int chunk = 0; chunk < head_dim / chunk_of_channels; chunk += quartet_chunks)
+        f(channels.widths->quartets[side][chunk / quartet_chunks], side == 0, chunk);
+  }
+  /// `f(chunk of the quartet, code of the chunk, element)`.
+  template <class F>
+  KVQ_HD constexpr void for_each_code(bool is_key, int first_chunk, F&& f) const {
+    for (int chunk = 0; chunk < quartet_chunks && first_chunk + chunk < head_dim / chunk_of_channels; ++chunk)
+      for (int i = 0; i < chunk_codes; ++i) {
+        int const fragment = (first_chunk + chunk) / 2, half = chunk % 2;
+        f(chunk, i,
+          is_key ? key_element(channels, head_dim, slab, fragment, lane, 2 * i + half)
+                 : value_element(channels, head_dim, slab, fragment, lane, i / 2 * 4 + half * 2 + i % 2));
+      }
   }
 };
 

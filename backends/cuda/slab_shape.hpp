@@ -17,6 +17,9 @@ inline constexpr int slab_tokens = 16, slabs_per_page = 4, warp_lanes = 32;
 /// Columns of the second operand of a tensor-core instruction: queries that are served together.
 inline constexpr int query_columns = 8;
 
+/// In place of a number of bits: channels have widths of their own (`quartets.hpp`).
+inline constexpr int by_width = 0;
+
 /// 32-bit words that one lane has of a slab. Of 4 bits, nibble words as they are; of 3, four nibble words in three, the
 /// fourth in the others' spare bits, and what is left over as it is; of 2, two in one; of 16, pairs of numbers.
 KVQ_HD constexpr int slab_words(int bits, int head_dim) {
@@ -26,17 +29,25 @@ KVQ_HD constexpr int slab_words(int bits, int head_dim) {
   return bits == 2 ? nibble_words / 2 : nibble_words;
 }
 
+/// Bytes of a slab's codes of one width.
+KVQ_HD constexpr std::size_t slab_code_bytes(int bits, int head_dim) {
+  return static_cast<std::size_t>(slab_words(bits, head_dim)) * warp_lanes * 4;
+}
+
 /// Where a page's parts start, in bytes. A slab: words in chunks of four, [chunk, lane], then single ones, [word,
-/// lane]; the 16 ranges of its values; of pages with slots, which are the slab's (`slot_runs`). Behind the slabs: key
-/// slots and value slots, each by rising slab.
+/// lane], or quartets; the 16 ranges of its values, if tokens have any; of pages with slots, which are the slab's
+/// (`slot_runs`). Behind the slabs: key slots and value slots, each by rising slab.
 struct fragment_offsets {
   std::size_t slab_ranges = 0, slab_slots = 0;  ///< from the slab's start
   std::size_t slab_bytes = 0;
   std::size_t k_slots = 0, v_slots = 0, end = 0;
 
-  KVQ_HD constexpr fragment_offsets(int bits, int head_dim, std::size_t k_slot_count, std::size_t v_slot_count)
-      : slab_ranges(static_cast<std::size_t>(slab_words(bits, head_dim)) * warp_lanes * 4),
-        slab_slots(slab_ranges + (bits == 16 ? 0 : slab_tokens * 4)),
+  fragment_offsets() = default;
+  /// `code_bytes`: of a slab.
+  KVQ_HD constexpr fragment_offsets(std::size_t code_bytes, bool has_ranges, std::size_t k_slot_count,
+                                    std::size_t v_slot_count)
+      : slab_ranges(code_bytes),
+        slab_slots(slab_ranges + (has_ranges ? slab_tokens * 4 : 0)),
         slab_bytes(slab_slots + (k_slot_count + v_slot_count == 0 ? 0 : 16)),
         k_slots(slab_bytes * slabs_per_page),
         v_slots(k_slots + k_slot_count * 4),

@@ -19,7 +19,8 @@
 namespace kvquant::cuda {
 
 inline constexpr std::array head_dims{64, 80, 96, 128, 256};
-inline constexpr std::array code_bits{2, 3, 4, 16};
+/// As `attend_config::bits`.
+inline constexpr std::array code_bits{by_width, 2, 3, 4, 16};
 
 /// Why there is no device, or nothing if there is one. Asks once.
 inline std::string const& missing_device() {
@@ -46,7 +47,10 @@ inline support supports_model(artifact_info const& info) {
     return {text("rotary_dim ", rotation.rotary_dim(), " in halves, expected a multiple of 4")};
   bool served = false;
   for_each_type(specs{}, [&]<class S>(std::type_identity<S>) { served |= FragmentSpec<S> && S::name() == info.spec; });
-  if (!served) return {text("pages of ", info.spec, ", expected as many bits for keys as for values, 2 to 4, or f16")};
+  if (info.own_levels) return {"levels of a channel's own, expected those of eight channels of a head"};
+  if (!served)
+    return {
+        text("pages of ", info.spec, ", expected as many bits for keys as for values, 2 to 4, or f16, or adaptive")};
   return {};
 }
 
@@ -54,7 +58,8 @@ inline support supports_model(artifact_info const& info) {
 inline std::uint32_t needed_shared_bytes(artifact_info const& info) {
   attend_config config{16, info.shape.head_dim, false};
   for_each_type(specs{}, [&]<class S>(std::type_identity<S>) {
-    if (S::name() == info.spec) config.bits = S::key_format::bits;
+    if constexpr (FragmentSpec<S>)
+      if (S::name() == info.spec) config.bits = code_bits_of<S>;
   });
   config.sparse = config.scaled() && info.outlier_fraction_k + info.outlier_fraction_v > 0;
   return least_shared_bytes(config, query_columns);

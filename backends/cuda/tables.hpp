@@ -107,33 +107,64 @@ std::vector<std::uint32_t> make_levels(typename K::table const& keys, typename V
   return out;
 }
 
-/// What keys of one KV head are divided by: a power of 2 that leaves what its channels can read as at 64 at most, so
-/// that binary16 holds residuals a thousand times as large.
-template <Format F>
-float key_unit(key_side<F> const& keys, std::size_t first, std::size_t count) {
-  double largest_level = 0, largest = 0;
-  for (std::size_t code = 0; code < std::size_t{1} << F::bits; ++code)
-    largest_level =
-        std::max<double>(largest_level, std::fabs(F::decode(keys.table(), static_cast<typename F::code_type>(code))));
-  for (std::size_t channel = first; channel < first + count; ++channel)
-    largest = std::max<double>(largest, keys.map(channel).scale * largest_level + std::fabs(keys.map(channel).zero));
+/// What one KV head's keys, or values, are divided by: a power of 2 that leaves `largest` at 64 at most, so that
+/// binary16 holds residuals a thousand times as large.
+inline float unit_for(double largest) {
   return largest > 0x1p-100 ? static_cast<float>(std::exp2(std::ceil(std::log2(largest)) - 6)) : 1.0f;
 }
-
-/// Scales and zeros of one KV head's keys over the unit: see `layer_tables::key_maps`.
+/// The largest size that one of the channels from `first` on can read as.
 template <Format F>
-void append_key_maps(key_side<F> const& keys, page_geometry const& geometry, std::size_t head, float unit,
-                     std::vector<four_words>& out) {
-  auto const map = [&](std::size_t channel) {
-    affine const it = keys.map(head * geometry.head_dim + channel);
-    return affine{it.scale / unit, it.zero / unit};
-  };
-  for (std::size_t pair = 0; pair < geometry.head_dim / 2; pair += 2) {
-    channel_pair const a = pair_of(geometry, pair), b = pair_of(geometry, pair + 1);
+double largest_read(channel_side<F> const& side, std::size_t first, std::size_t count) {
+  double largest = 0;
+  for (std::size_t channel = first; channel < first + count; ++channel) {
+    double largest_level = 0;
+    for (std::size_t code = 0; code < std::size_t{1} << F::bits; ++code)
+      largest_level = std::max<double>(
+          largest_level, std::fabs(F::decode(side.table(channel), static_cast<typename F::code_type>(code))));
+    largest = std::max<double>(largest, side.map(channel).scale * largest_level + std::fabs(side.map(channel).zero));
+  }
+  return largest;
+}
+
+/// Scales and zeros of one KV head's keys: see `layer_tables::key_maps`. `map(channel of the head)`; `pair_at(place)`
+/// are the head's pairs in their order.
+template <class Map, class PairAt>
+void append_key_maps(page_geometry const& geometry, Map&& map, PairAt&& pair_at, std::vector<four_words>& out) {
+  for (std::size_t place = 0; place < geometry.head_dim / 2; place += 2) {
+    channel_pair const a = pair_of(geometry, pair_at(place)), b = pair_of(geometry, pair_at(place + 1));
     out.push_back(
         {both_halves(map(a.first).scale, map(b.first).scale), both_halves(map(a.first).zero, map(b.first).zero),
          both_halves(map(a.second).scale, map(b.second).scale), both_halves(map(a.second).zero, map(b.second).zero)});
   }
+}
+
+/// `layer_tables` on the host.
+struct host_tables {
+  std::vector<std::uint32_t> levels;
+  std::vector<four_words> key_maps;
+  std::vector<float> key_units, value_units;
+};
+
+/// Of formats with one width and one table for all channels.
+template <PackedSpec S>
+host_tables tables_of_layer(artifact<S> const& it, int layer, page_geometry const& geometry) {
+  auto const keys = it.keys(layer);
+  host_tables out{make_levels<typename S::key_format, typename S::value_format>(keys.table(), it.values(layer).table()),
+                  {},
+                  {},
+                  {}};
+  for (std::size_t first = 0; first < keys.channels(); first += geometry.head_dim) {
+    float const unit = unit_for(largest_read(keys, first, geometry.head_dim));
+    out.key_units.push_back(unit);
+    append_key_maps(
+        geometry,
+        [&](std::size_t channel) {
+          affine const map = keys.map(first + channel);
+          return affine{map.scale / unit, map.zero / unit};
+        },
+        [](std::size_t place) { return place; }, out.key_maps);
+  }
+  return out;
 }
 
 }  // namespace kvquant::cuda

@@ -10,7 +10,7 @@ using served_specs =
     type_list<spec<nuq<2>, nuq<2>>, spec<nuq<3>, nuq<3>>, spec<nuq<4>, nuq<4>>, spec<normal_float<2>, normal_float<2>>,
               spec<normal_float<3>, normal_float<3>>, spec<normal_float<4>, normal_float<4>>,
               spec<uniform<2>, uniform<2>>, spec<uniform<3>, uniform<3>>, spec<uniform<4>, uniform<4>>,
-              spec<passthrough, passthrough>>;
+              spec<adaptive, adaptive>, spec<passthrough, passthrough>>;
 
 }  // namespace
 

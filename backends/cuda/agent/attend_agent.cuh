@@ -11,6 +11,8 @@
 #include "backends/cuda/agent/residuals.cuh"
 #include "backends/cuda/agent/slab_ring.cuh"
 #include "backends/cuda/agent/warp_softmax.cuh"
+#include "backends/cuda/decode/exact_rows.cuh"
+#include "backends/cuda/decode/quartets.cuh"
 #include "backends/cuda/decode/slab.cuh"
 
 namespace kvquant::cuda {
@@ -21,6 +23,8 @@ class attend_agent {
   static constexpr int d = Config.head_dim, fragments = Config.fragments();
   using codes = slab_codes<Config.bits, d>;
   using levels = typename codes::levels;
+  static constexpr bool widths_differ = Config.bits == by_width;
+  using places = std::conditional_t<widths_differ, listed_places, own_places>;
 
   __device__ attend_agent(attend_params const& params, std::byte* shared)
       : params_(params),
@@ -29,14 +33,16 @@ class attend_agent {
         columns_(static_cast<int>(params.columns)),
         plan_(Config, static_cast<int>(blockDim.x) / warp_lanes, columns_, static_cast<int>(params.tiles_per_chunk)),
         shared_(shared),
-        levels_(params.layer.levels, shared),
-        queries_(params.model, item_, kv_head_, columns_, reinterpret_cast<float2*>(shared + plan_.base_queries),
-                 shared + plan_.queries) {}
+        levels_(params.layer.levels + (widths_differ ? kv_head_ * Config.levels_bytes() / 4 : 0), shared),
+        places_(make_places(levels_)),
+        queries_(params.model, places_, item_, kv_head_, columns_,
+                 reinterpret_cast<float2*>(shared + plan_.base_queries), shared + plan_.queries) {}
 
   __device__ void run() {
     float const unit = Config.scaled() ? params_.layer.key_units[kv_head_] : 1;
     if constexpr (Config.scaled()) fill<4>(plan_.key_maps, params_.layer.key_maps + kv_head_ * fragments * 4);
-    if constexpr (Config.angles_in_shared()) fill<slabs_per_page * warp_lanes>(plan_.angles, params_.model.key_angles);
+    if constexpr (widths_differ) __syncthreads();  // until the places are there
+    if constexpr (Config.angles_in_shared()) fill_angles();
     residuals const sparse = make_residuals();
 #pragma unroll 1
     for (token_run const& run : item_.runs) {
@@ -46,7 +52,7 @@ class attend_agent {
       __syncthreads();
       set_lane_columns();
       if (run.pages != nullptr)
-        read_pages(run, sparse, 1 / unit);
+        read_pages(run, sparse, unit);
       else
         read_exact(run);
     }
@@ -56,6 +62,13 @@ class attend_agent {
  private:
   struct no_residuals {};
   using residuals = std::conditional_t<Config.sparse, residual_buffer, no_residuals>;
+
+  static __device__ places make_places(levels const& of) {
+    if constexpr (widths_differ)
+      return {of.pair_at(), of.channel_at()};
+    else
+      return {};
+  }
 
   __device__ residuals make_residuals() const {
     if constexpr (Config.sparse)
@@ -79,27 +92,50 @@ class attend_agent {
     for (int i = static_cast<int>(threadIdx.x); i < PerFragment * fragments; i += static_cast<int>(blockDim.x))
       reinterpret_cast<four_words*>(shared_ + to)[i] = from[i];
   }
-
-  __device__ __forceinline__ four_words const* angles() const {
-    if constexpr (Config.angles_in_shared())
-      return reinterpret_cast<four_words const*>(shared_ + plan_.angles) + slab() * fragments * warp_lanes;
-    else
-      return params_.model.key_angles + slab() * fragments * warp_lanes;
+  __device__ void fill_angles() const {
+    constexpr int all = slabs_per_page * fragments * warp_lanes;
+    for (int i = static_cast<int>(threadIdx.x); i < all; i += static_cast<int>(blockDim.x))
+      reinterpret_cast<four_words*>(shared_ + plan_.angles)[i] = angles_of(i / warp_lanes, i % warp_lanes);
   }
 
-  __device__ __forceinline__ void read_pages(token_run const& run, residuals const& sparse, float inverse_key_unit) {
+  /// Of a lane of one of the page's fragments, from the model's table.
+  __device__ __forceinline__ four_words angles_of(int fragment, int lane) const {
+    four_words const* const all = params_.model.key_angles;
+    if constexpr (widths_differ) {
+      int const place = fragment % fragments * 8 + lane % 4 * 2, first = fragment / fragments * fragments;
+      int const a = places_.pair_at[place], b = places_.pair_at[place + 1];
+      auto const of = [&](int pair) { return all[(first + pair / 8) * warp_lanes + lane / 4 * 4 + pair % 8 / 2]; };
+      four_words const x = of(a), y = of(b);
+      word const halves = (a % 2 != 0 ? 0x32u : 0x10u) | (b % 2 != 0 ? 0x7600u : 0x5400u);
+      return {__byte_perm(x.x, y.x, halves), __byte_perm(x.y, y.y, halves), __byte_perm(x.z, y.z, halves),
+              __byte_perm(x.w, y.w, halves)};
+    } else {
+      return all[fragment * warp_lanes + lane];
+    }
+  }
+  /// Of the lane, for a fragment of its slab.
+  __device__ __forceinline__ four_words angles(int fragment) const {
+    if constexpr (Config.angles_in_shared())
+      return reinterpret_cast<four_words const*>(shared_ +
+                                                 plan_.angles)[(slab() * fragments + fragment) * warp_lanes + lane()];
+    else
+      return angles_of(slab() * fragments + fragment, lane());
+  }
+
+  __device__ __forceinline__ void read_pages(token_run const& run, residuals const& sparse, float key_unit) {
+    float const value_scale = 2 * (widths_differ ? params_.layer.value_units[kv_head_] : 1);
     slab_ring<Config> ring(params_, run, kv_head_, page_lane(), page_lanes(), slab(),
                            shared_ + plan_.rings + warp() * Config.stages() * Config.stage_bytes());
     for_each_tile(run, [&](int tile, std::byte const* queries) {
       std::byte const* const slab = ring.next();
-      codes const mine(slab, levels_);
-      float scales[2] = {2, 2}, zeros[2] = {0, 0};
-      if constexpr (Config.scaled()) load_ranges(slab, scales, zeros);
+      codes mine(slab, levels_);
+      float scales[2] = {value_scale, value_scale}, zeros[2] = {0, 0};
+      if constexpr (Config.ranged()) load_ranges(slab, scales, zeros);
       float scores[4], scale = fmaxf(scales[0], scales[1]);
       auto const slots = ring.slots();
       if constexpr (Config.sparse) {
         scale = fmaxf(scale, slots.template largest_residual<1>() / 512);
-        sparse.template put<0>(slots, inverse_key_unit);
+        sparse.template put<0>(slots, 1 / key_unit);
         __syncwarp();
       }
       score(mine, queries, scores, [&](int i, word(&keys)[4]) {
@@ -127,7 +163,7 @@ class attend_agent {
       int const token = first_token(tile);
       if (arch::any(token >= run.tokens)) return;
       std::size_t const at = static_cast<std::size_t>(token) * row + static_cast<std::size_t>(kv_head_ * d);
-      exact_rows<d> const mine(params_.model, run.k + at, run.v + at, row, run.tokens - token);
+      exact_rows<d, places> mine(params_.model, places_, run.k + at, run.v + at, row, run.tokens - token);
       float const scales[2] = {2, 2}, zeros[2] = {0, 0};
       float scores[4];
       score(mine, queries, scores, [](int, word(&)[4]) {});
@@ -171,7 +207,7 @@ class attend_agent {
 
   /// Keys, made whole by `finish(fragment, keys)` and turned by their place in the page, times the tile's queries.
   template <class Slab, class Finish>
-  __device__ __forceinline__ void score(Slab const& mine, std::byte const* queries, float (&scores)[4],
+  __device__ __forceinline__ void score(Slab& mine, std::byte const* queries, float (&scores)[4],
                                         Finish&& finish) const {
 #pragma unroll
     for (float& it : scores) it = 0;
@@ -182,7 +218,7 @@ class attend_agent {
       word keys[4];
       mine.keys(i, keys);
       finish(i, keys);
-      turn_keys(angles()[i * warp_lanes + lane()], keys);
+      turn_keys(angles(i), keys);
       if (i % 2 == 0) q = two_fragments(from + i / 2 * 64, i + 1 < fragments);
       arch::mma(scores, keys, i % 2 ? q.z : q.x, i % 2 ? q.w : q.y);
     }
@@ -282,6 +318,7 @@ class attend_agent {
       out[0] = largest;
       out[1] = sum;
     }
+    if constexpr (widths_differ) channel = levels_.channel_of(channel);
     out[2 + channel] = o;
   }
 
@@ -291,7 +328,8 @@ class attend_agent {
   shared_plan plan_;
   std::byte* shared_;
   levels levels_;
-  query_rows<d> queries_;
+  places places_;
+  query_rows<d, places> queries_;
   int lane_query_;       // bytes from a tile's queries to those of the lane
   float scales_[2];      // of the lane's columns
   int seen_from_;        // slabs of the run whose tokens every column sees: the first,

@@ -30,14 +30,21 @@ __device__ __forceinline__ float warp_max(float x) {
   return x;
 }
 
-template <int HeadDim>
+/// `Places`: in which order a head's pairs are wanted (`decode/exact_rows.cuh`).
+template <int HeadDim, class Places>
 class query_rows {
  public:
   static constexpr int pairs = HeadDim / 2, warp_pairs = (pairs + warp_lanes - 1) / warp_lanes;
 
-  __device__ query_rows(model_tables const& model, work_item const& item, int kv_head, int columns, float2* base,
-                        std::byte* turned_queries)
-      : model_(model), item_(item), kv_head_(kv_head), columns_(columns), base_(base), queries_(turned_queries) {}
+  __device__ query_rows(model_tables const& model, Places const& places, work_item const& item, int kv_head,
+                        int columns, float2* base, std::byte* turned_queries)
+      : model_(model),
+        places_(places),
+        item_(item),
+        kv_head_(kv_head),
+        columns_(columns),
+        base_(base),
+        queries_(turned_queries) {}
 
   /// Column by column, a warp each: the queries at their place within a page, and what is to be known of them. Columns
   /// beyond the item's repeat its last.
@@ -52,9 +59,9 @@ class query_rows {
       float2 members[warp_pairs];
       float const largest = load(q, members);
       for (int i = 0; i < warp_pairs; ++i)
-        if (int const pair = lane + i * warp_lanes; pair < pairs)
-          base_[column * pairs + pair] =
-              turned(members[i], model_.token_turns[distance % 64 * pairs + pair], direction());
+        if (int const place = lane + i * warp_lanes; place < pairs)
+          base_[column * pairs + place] =
+              turned(members[i], model_.token_turns[distance % 64 * pairs + pair_at(place)], direction());
       if (lane == 0)
         info[column] = {2 * 1.44269504f * item_.softmax_scale * largest * key_unit,
                         run.window == 0 ? 0 : max(position + 1 - run.window - run.base, 0),
@@ -69,7 +76,7 @@ class query_rows {
     for (int i = static_cast<int>(threadIdx.x); i < count * columns_ * twos; i += static_cast<int>(blockDim.x)) {
       int const two = i % twos, column = i / twos % columns_, tile = i / twos / columns_;
       int const page = max(info[column].turn + (item_.rotated ? 1 : -1) * (first + tile), 0);
-      float4 const turns = reinterpret_cast<float4 const*>(model_.page_turns)[page * twos + two];
+      float4 const turns = two_turns(page * pairs, two);
       float4 const members = reinterpret_cast<float4 const*>(base_)[column * twos + two];
       float2 const a = turned({members.x, members.y}, {turns.x, turns.y}, direction());
       float2 const b = turned({members.z, members.w}, {turns.z, turns.w}, direction());
@@ -81,15 +88,32 @@ class query_rows {
   }
 
  private:
+  __device__ __forceinline__ int pair_at(int place) const {
+    if constexpr (Places::ordered)
+      return places_.pair_at[place];
+    else
+      return place;
+  }
+  /// Of two neighbouring places, by the page whose turns start at `first`.
+  __device__ __forceinline__ float4 two_turns(int first, int two) const {
+    if constexpr (Places::ordered) {
+      turn const a = model_.page_turns[first + pair_at(2 * two)], b = model_.page_turns[first + pair_at(2 * two + 1)];
+      return {a.cos, a.sin, b.cos, b.sin};
+    } else {
+      return reinterpret_cast<float4 const*>(model_.page_turns + first)[two];
+    }
+  }
+
   __device__ float direction() const { return item_.rotated ? -1.0f : 1.0f; }
 
-  /// The pairs of one query over its largest element, which is returned.
+  /// The pairs of one query, by place, over its largest element, which is returned.
   __device__ float load(float const* q, float2 (&members)[warp_pairs]) const {
     float largest = 0;
     for (int i = 0; i < warp_pairs; ++i) {
-      int const pair = static_cast<int>(threadIdx.x) % warp_lanes + i * warp_lanes;
+      int const place = static_cast<int>(threadIdx.x) % warp_lanes + i * warp_lanes;
       members[i] = {0, 0};
-      if (pair >= pairs) continue;
+      if (place >= pairs) continue;
+      int const pair = pair_at(place);
       bool const is_turned = pair < model_.turned_pairs, split = is_turned && model_.half_split;
       float const factor = is_turned && !item_.rotated ? model_.attention_factor : 1;
       members[i] = {factor * q[split ? pair : 2 * pair], factor * q[split ? pair + model_.turned_pairs : 2 * pair + 1]};
@@ -102,6 +126,7 @@ class query_rows {
   }
 
   model_tables const& model_;
+  Places places_;
   work_item const& item_;
   int kv_head_, columns_;
   float2* base_;        // [columns, pairs]

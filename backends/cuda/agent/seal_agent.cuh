@@ -95,7 +95,7 @@ class seal_agent {
   /// Those of the reused tokens; the others are overwritten.
   __device__ void read_codes() {
     if (thread() < slabs_per_page * warp_lanes) {
-      lane_codes<Bits> const it{p_.pairs, p_.head_dim, warp(), lane()};
+      lane_codes<Bits> const it{p_.channels, p_.head_dim, warp(), lane()};
       std::byte const* const from = before_ + warp() * p_.offsets.slab_bytes;
       it.read(
           [&](int offset) { return at<std::uint32_t>(from, offset); },
@@ -160,8 +160,8 @@ class seal_agent {
       slot_run const run = Side == side::k ? s_.runs_before[slab].k : s_.runs_before[slab].v;
       for (std::uint32_t i = threadIdx.x; i < run.count; i += seal_threads) {
         auto const it = at<fragment_slot>(before_, slots + run.offset + i * sizeof(fragment_slot));
-        int const element = Side == side::k ? key_element_at(p_.pairs, p_.head_dim, slab, it.place)
-                                            : value_element_at(p_.head_dim, slab, it.place);
+        int const element = Side == side::k ? key_element_at(p_.channels, p_.head_dim, slab, it.place)
+                                            : value_element_at(p_.channels, p_.head_dim, slab, it.place);
         if (element < static_cast<int>(reused_) * p_.head_dim) residuals_[element] = it.residual;
       }
     }
@@ -205,7 +205,7 @@ class seal_agent {
   __device__ void write_slot(std::uint32_t index, int element) {
     std::size_t const from = Side == side::k ? p_.offsets.k_slots : p_.offsets.v_slots;
     std::uint32_t const place =
-        Side == side::k ? key_place(p_.pairs, p_.head_dim, element) : value_place(p_.head_dim, element);
+        Side == side::k ? key_place(p_.channels, p_.head_dim, element) : value_place(p_.channels, p_.head_dim, element);
     at<std::uint32_t>(page_, from + index * sizeof(fragment_slot)) =
         place | static_cast<std::uint32_t>(residuals_[element]) << 16;
   }
@@ -220,7 +220,7 @@ class seal_agent {
 
   __device__ void write() {
     if (thread() < slabs_per_page * warp_lanes) {
-      lane_codes<Bits> const it{p_.pairs, p_.head_dim, warp(), lane()};
+      lane_codes<Bits> const it{p_.channels, p_.head_dim, warp(), lane()};
       std::byte* const to = page_ + warp() * p_.offsets.slab_bytes;
       it.write([&](bool is_key, int element) { return codes_[is_key ? 0 : 1][element]; },
                [&](int offset, std::uint32_t word) { at<std::uint32_t>(to, offset) = word; });

@@ -6,12 +6,13 @@
 #include <cstdint>
 
 #include "backends/cuda/kernel/params.hpp"
+#include "backends/cuda/width_offsets.hpp"
 
 namespace kvquant::cuda {
 
 /// What is chosen when kernels are compiled.
 struct attend_config {
-  int bits;      ///< 2, 3, 4, or 16
+  int bits;      ///< 2, 3, 4, 16, or `by_width`
   int head_dim;  ///< a multiple of 16 up to 256
   bool sparse;   ///< pages have slots
 
@@ -20,18 +21,27 @@ struct attend_config {
   KVQ_HD constexpr int most_warps() const { return head_dim <= 128 ? 16 : 8; }
   KVQ_HD constexpr int fragments() const { return head_dim / 16; }
   KVQ_HD constexpr bool scaled() const { return bits != 16; }
+  /// Values have a range for each token.
+  KVQ_HD constexpr bool ranged() const { return scaled() && bits != by_width; }
   /// Slabs that a warp has under way or at hand. The table of 4 bits leaves less room beside slots, long heads in any
   /// case.
   KVQ_HD constexpr int stages() const { return head_dim > 128 || (bits == 4 && sparse) ? 2 : 3; }
   /// Angles of long heads are left to the first-level cache.
   KVQ_HD constexpr bool angles_in_shared() const { return head_dim <= 128; }
-  /// Of the table that codes are looked up in (`decode/levels.cuh`).
-  KVQ_HD constexpr int levels_bytes() const { return bits == 4 ? 256 * 2 * warp_lanes * 4 : 0; }
+  /// Of the tables that codes are looked up in (`decode/levels.cuh`, `decode/quartets.cuh`).
+  KVQ_HD constexpr int levels_bytes() const {
+    return bits == by_width ? width_offsets(head_dim).end : bits == 4 ? 256 * 2 * warp_lanes * 4 : 0;
+  }
   /// Slots of each side that come with a slab, one or two a lane; what else it has is read from the page itself. At 1 %
   /// a slab has head_dim / 6 on average.
   KVQ_HD constexpr int staged_slots() const { return head_dim <= 128 ? 32 : 64; }
-  /// Within slabs.
-  KVQ_HD constexpr fragment_offsets offsets() const { return {bits, head_dim, sparse ? 1u : 0u, 0}; }
+  /// Within slabs. Of widths by channel those of the most bits: how many there are is known at run time.
+  KVQ_HD constexpr fragment_offsets offsets() const {
+    std::size_t const code_bytes = bits == by_width
+                                       ? static_cast<std::size_t>(2 * cells_for(head_dim, 4 * head_dim)) * cell_bytes
+                                       : slab_code_bytes(bits, head_dim);
+    return {code_bytes, ranged(), sparse ? 1u : 0u, 0};
+  }
   KVQ_HD constexpr std::size_t slab_bytes() const { return offsets().slab_bytes; }
   KVQ_HD constexpr std::size_t stage_bytes() const {
     // Slots of both sides, as far apart as the lanes' pieces of codes.

@@ -22,14 +22,15 @@ class slab_ring {
         stride_(stride),
         count_(run.tiles > first ? (run.tiles - first + stride - 1) / stride : 0),
         head_(params.slab + static_cast<std::size_t>(kv_head) * params.page_bytes),
-        mine_(head_ + slab * slab_bytes + lane() * 16),
+        offsets_(Config.bits == by_width ? params.offsets : Config.offsets()),
+        mine_(head_ + slab * slab_bytes() + lane() * 16),
         block_bytes_(static_cast<std::uint32_t>(params.model.kv_heads) * static_cast<std::uint32_t>(params.page_bytes)),
         k_slots_(static_cast<std::uint32_t>(params.offsets.k_slots)),
         v_slots_(static_cast<std::uint32_t>(params.offsets.v_slots)),
         stage_(stages + lane() * 16),
         last_(stage_ + (Config.stages() - 1) * stage_bytes),
         spare_(last_),
-        lane_slots_(static_cast<std::uint32_t>(lane() * 4 - lane() * 16 - slab * slab_bytes)) {
+        lane_slots_(static_cast<std::uint32_t>(lane() * 4 - lane() * 16 - slab * slab_bytes())) {
     next_part_ = part(id(0));
     id_ahead_ = id(1);
     if constexpr (Config.sparse)
@@ -53,8 +54,8 @@ class slab_ring {
   __device__ __forceinline__ auto slots() const {
     if constexpr (Config.sparse)
       return slots_type(
-          reinterpret_cast<word const*>(spare_ + slab_bytes),
-          reinterpret_cast<word const*>(spare_ - lane() * 16 + runs_at), (more_ >> (Config.stages() - 1) & 1) != 0,
+          reinterpret_cast<word const*>(spare_ + slots_at),
+          reinterpret_cast<word const*>(spare_ - lane() * 16 + runs_at()), (more_ >> (Config.stages() - 1) & 1) != 0,
           page_slots{ids_ + (next_ - Config.stages()) * stride_, head_, block_bytes_, {k_slots_, v_slots_}});
     else
       return nullptr;
@@ -62,9 +63,13 @@ class slab_ring {
 
  private:
   using slots_type = slab_slots<Config.staged_slots()>;
-  static constexpr int slab_bytes = static_cast<int>(Config.slab_bytes()), pieces = slab_bytes / 16;
+  static constexpr int most_pieces = static_cast<int>(Config.slab_bytes() / 16);
+  /// Where a stage has the lane's slots.
+  static constexpr int slots_at = static_cast<int>(Config.slab_bytes());
   static constexpr int stage_bytes = static_cast<int>(Config.stage_bytes());
-  static constexpr int runs_at = static_cast<int>(Config.offsets().slab_slots);
+
+  __device__ __forceinline__ int slab_bytes() const { return static_cast<int>(offsets_.slab_bytes); }
+  __device__ __forceinline__ int runs_at() const { return static_cast<int>(offsets_.slab_slots); }
 
   static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x) % warp_lanes; }
   /// Behind the last there is what nobody uses.
@@ -72,8 +77,8 @@ class slab_ring {
   __device__ __forceinline__ std::byte const* part(std::uint32_t id) const {
     return mine_ + static_cast<std::size_t>(id) * block_bytes_;
   }
-  static __device__ __forceinline__ uint2 runs_in(std::byte const* part) {
-    return *reinterpret_cast<uint2 const*>(part - lane() * 16 + runs_at);
+  __device__ __forceinline__ uint2 runs_in(std::byte const* part) const {
+    return *reinterpret_cast<uint2 const*>(part - lane() * 16 + runs_at());
   }
   /// The next slab of the warp; a commit for every one, there or not, so that waiting can count.
   __device__ __forceinline__ void issue(std::byte* to) {
@@ -86,10 +91,11 @@ class slab_ring {
     if constexpr (Config.sparse)
       if (arch::any(next_ + 1 < count_)) next_runs_ = runs_in(next_part_);
     if (arch::any(next_ < count_)) {
-      copy_codes(arch::shared_address(to), from, std::make_integer_sequence<int, pieces / warp_lanes>{});
+      copy_codes(arch::shared_address(to), from,
+                 std::make_integer_sequence<int, (most_pieces + warp_lanes - 1) / warp_lanes>{});
       if constexpr (Config.sparse) {
-        copy_slots(to + slab_bytes, from, k_slots_, runs.x);
-        copy_slots(to + slab_bytes + sizeof(word), from, v_slots_, runs.y);
+        copy_slots(to + slots_at, from, k_slots_, runs.x);
+        copy_slots(to + slots_at + sizeof(word), from, v_slots_, runs.y);
       }
     }
     ++next_;
@@ -97,11 +103,16 @@ class slab_ring {
   }
   /// Every 32nd piece of 16 bytes from the lane's first.
   template <int... Rounds>
-  static __device__ __forceinline__ void copy_codes(word to, std::byte const* from,
-                                                    std::integer_sequence<int, Rounds...>) {
-    (arch::copy_async<Rounds * warp_lanes * 16>(to, from), ...);
-    constexpr int left = pieces % warp_lanes, done = pieces - left;
-    if (lane() < left) arch::copy_async<done * 16>(to, from);
+  __device__ __forceinline__ void copy_codes(word to, std::byte const* from,
+                                             std::integer_sequence<int, Rounds...>) const {
+    (copy_round<Rounds>(to, from), ...);
+  }
+  template <int Round>
+  __device__ __forceinline__ void copy_round(word to, std::byte const* from) const {
+    constexpr int end = (Round + 1) * warp_lanes;
+    int const pieces = Config.bits == by_width ? slab_bytes() / 16 : most_pieces;
+    bool const all = Config.bits != by_width && end <= most_pieces;
+    if (all || Round * warp_lanes + lane() < pieces) arch::copy_async<Round * warp_lanes * 16>(to, from);
   }
   /// `from`: the lane's part of the slab; `run`: a `slot_run`. Zeros where the lane has none.
   __device__ __forceinline__ void copy_slots(std::byte* to, std::byte const* from, std::uint32_t slots,
@@ -116,7 +127,9 @@ class slab_ring {
 
   std::uint32_t const* ids_;
   int stride_, count_, next_ = 0;
-  std::byte const *head_, *mine_;  // of the KV head in the first block; the lane's part of the warp's slab there
+  std::byte const* head_;     // of the KV head in the first block
+  fragment_offsets offsets_;  // within slabs
+  std::byte const* mine_;     // the lane's part of the warp's slab in the first block
   std::uint32_t block_bytes_, k_slots_, v_slots_;
   std::byte *stage_, *last_, *spare_;  // the lane's part of each: of the next, of the ring's last, of the one before
   std::byte const* next_part_;

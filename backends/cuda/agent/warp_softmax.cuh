@@ -35,7 +35,7 @@ class warp_softmax {
 
   /// o += values · (p · scale); `scales`, `zeros`: twice those of the values of tokens g and g + 8.
   template <class Slab>
-  __device__ __forceinline__ void add_values(Slab const& slab, float const (&p)[4], float const (&scales)[2],
+  __device__ __forceinline__ void add_values(Slab& slab, float const (&p)[4], float const (&scales)[2],
                                              float const (&zeros)[2]) {
     float const upper = scales[0] * inverse_unit_, lower = scales[1] * inverse_unit_;
     zero_sum_[0] += p[0] * zeros[0] + p[2] * zeros[1];

@@ -90,49 +90,4 @@ class slab_codes<16, HeadDim> {
   uint4 const* chunks_;
 };
 
-/// Sixteen tokens that lie row by row, [tokens, row_elements] in binary16 from the head's first channel; rows from
-/// `tokens` on read as zeros. For sinks and tails: a few tokens of each sequence.
-template <int HeadDim>
-class exact_rows {
- public:
-  __device__ __forceinline__ exact_rows(model_tables const& model, std::uint16_t const* k, std::uint16_t const* v,
-                                        std::size_t row_elements, int tokens)
-      : split_pairs_(model.half_split ? model.turned_pairs : 0),
-        k_(reinterpret_cast<word const*>(k)),
-        v_(reinterpret_cast<word const*>(v)),
-        row_(row_elements / 2),
-        tokens_(tokens) {}
-
-  /// Pairs 8 · fragment + 2t, + 1 of rows g and g + 8: firsts, then seconds.
-  __device__ __forceinline__ void keys(int fragment, word (&out)[4]) const {
-    int const pair = 8 * fragment + 2 * static_cast<int>(threadIdx.x % 4);
-    bool const split = pair < split_pairs_;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      word const a = at(k_, g() + 8 * i, split ? pair / 2 : pair);
-      word const b = at(k_, g() + 8 * i, split ? (pair + split_pairs_) / 2 : pair + 1);
-      out[i] = split ? a : __byte_perm(a, b, 0x5410);
-      out[i + 2] = split ? b : __byte_perm(a, b, 0x7632);
-    }
-  }
-  /// Channels 16 · fragment + g, + 8 of tokens 2t, + 1, then 2t + 8, + 9.
-  __device__ __forceinline__ void values(int fragment, word (&out)[4]) const {
-    int const two = 8 * fragment + static_cast<int>(threadIdx.x % 4);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) out[i] = arch::transposed(at(v_, g() + i / 2 * 8, two + i % 2 * 4));
-  }
-
- private:
-  static __device__ __forceinline__ int g() { return static_cast<int>(threadIdx.x) % warp_lanes / 4; }
-  /// Two channels of a token.
-  __device__ __forceinline__ word at(word const* x, int token, int two) const {
-    return token < tokens_ ? x[static_cast<std::size_t>(token) * row_ + static_cast<std::size_t>(two)] : 0;
-  }
-
-  int split_pairs_;  // whose firsts and seconds lie apart: an even number, so that two neighbours do alike
-  word const *k_, *v_;
-  std::size_t row_;  // in pairs of channels
-  int tokens_;
-};
-
 }  // namespace kvquant::cuda

@@ -33,9 +33,11 @@ struct model_tables {
 /// Of one layer.
 struct layer_tables {
   std::uint32_t const* levels;  ///< of keys, then of values: at 4 bits [2, 256] pairs of levels, at 2 and 3 bits
-                                ///< [2, 32 lanes, 4]: the low bytes of 8 levels, their high bytes
+                                ///< [2, 32 lanes, 4]: the low bytes of 8 levels, their high bytes; of widths by
+                                ///< channel [kv_heads] tables of a head (`width_offsets.hpp`)
   four_words const* key_maps;   ///< [kv_heads, head_dim / 16, 4]: scales, zeros of two firsts, then of their seconds
   float const* key_units;       ///< [kv_heads]: what keys are divided by to be well inside binary16
+  float const* value_units;     ///< [kv_heads]: the same of values, of widths by channel
 };
 
 /// Consecutive tokens of one sequence that are stored alike: pages, or exact tokens.
@@ -68,7 +70,7 @@ struct attend_params {
   work_item const* items;  ///< [grid.x]
   std::byte const* slab;   ///< [blocks of the pool, kv_heads, page_bytes]
   std::size_t page_bytes;
-  fragment_offsets offsets{16, 64, 0, 0};
+  fragment_offsets offsets;
   std::uint32_t columns;          ///< 1, 2, 4 or 8: at least those of every item
   std::uint32_t tiles_per_chunk;  ///< whose queries are in shared memory together
   float* partials;

@@ -58,10 +58,10 @@ struct seal_params {
   affine const* key_maps;                      ///< [kv_channels]
   float const *k_sensitivity, *v_sensitivity;  ///< [kv_channels]
   value_range const* ranges;                   ///< [rows that are sealed]
-  key_pairs pairs;
+  head_channels channels;
   int head_dim;
   std::uint32_t k_slots, v_slots;  ///< of a page
-  fragment_offsets offsets{16, 64, 0, 0};
+  fragment_offsets offsets;
   std::size_t page_bytes;
   std::uint32_t const* blocks;  ///< [grid.x]
   std::byte* slab;              ///< [blocks of the pool, kv_heads, page_bytes]

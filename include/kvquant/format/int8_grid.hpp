@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -35,6 +36,23 @@ inline int8_grid int8_grid_of(std::span<float const> levels, int limit) {
     it.holds_all = it.holds_all && std::fabs(levels[i] - it.level(i)) <= 4e-7f * largest;
   }
   return it;
+}
+
+/// The grid of at most `limit` steps that misses decode levels least: exactly their own where they are on one.
+inline int8_grid nearest_int8_grid(std::span<float const> levels, int limit) {
+  int8_grid best = int8_grid_of(levels, limit);
+  if (best.holds_all) return best;
+  double least = std::numeric_limits<double>::infinity();
+  for (int steps = limit; steps > limit / 2; --steps) {
+    int8_grid it = int8_grid_of(levels, steps);
+    double missed = 0;
+    for (std::size_t i = 0; i < levels.size(); ++i) missed += std::pow(double{levels[i]} - double{it.level(i)}, 2);
+    if (missed < least) {
+      least = missed;
+      best = std::move(it);
+    }
+  }
+  return best;
 }
 
 /// Rounds levels to their grid. Rising levels never fall afterwards, but two may coincide.

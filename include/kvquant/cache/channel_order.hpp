@@ -10,33 +10,28 @@
 #include <numeric>
 #include <tuple>
 
-#include "backends/cpu/eight_blocks.hpp"
 #include "kvquant/cache/page.hpp"
 #include "kvquant/core/error.hpp"
 
-namespace kvquant::cpu {
+namespace kvquant {
 
 inline constexpr std::size_t largest_head_dim = 256;
-/// What is packed together, with all of a page's tokens: eight blocks.
+/// What is packed together, with all of a page's tokens, or some of them.
 inline constexpr std::size_t chunk_channels = 8, most_chunks = largest_head_dim / chunk_channels;
-static_assert(chunk_channels * page_tokens == block_codes);
-
-/// Blocks of values are 16 channels × 4 tokens; where each channel has a width 8 × 8, for widths come in eights.
-constexpr std::size_t channels_of_block(bool by_channel) { return by_channel ? 8 : 16; }
-/// Consecutive tokens of a block, and the parts of a page that eight blocks are.
-constexpr std::size_t tokens_of_block(std::size_t channels) { return block_bytes / channels; }
-constexpr std::size_t parts_of_page(std::size_t channels) { return page_tokens / (8 * tokens_of_block(channels)); }
 
 struct channel_order {
   /// By place: keys [pairs], which pair; values [head_dim], which channel.
   std::array<std::uint8_t, largest_head_dim> at{};
   /// [head_dim / 8] bits of a chunk's codes.
   std::array<std::uint8_t, most_chunks> widths{};
-  /// [head_dim / 8] where they begin among the side's codes, in bytes.
+  /// [head_dim / 8] where they begin among the side's codes, in bytes, if whole pages of a chunk follow each other.
   std::array<std::uint16_t, most_chunks> starts{};
 };
 
 namespace detail {
+
+/// Of a page's codes of a chunk, for each of their bits.
+inline constexpr std::size_t chunk_bytes = chunk_channels * page_tokens / 8;
 
 /// What channels that lie together have in common.
 struct kind_of_codes {
@@ -64,7 +59,7 @@ channel_order order_by_kind(std::size_t units, std::size_t in_chunk, char const*
     if (place % in_chunk == 0) {
       out.widths[chunk] = width;
       out.starts[chunk] = static_cast<std::uint16_t>(start);
-      start += block_codes / 8 * width;
+      start += chunk_bytes * width;
     }
     require(out.widths[chunk] == width, errc::bad_value, what, " of ", int{out.widths[chunk]},
             " bits are no multiple of ", in_chunk, " in a head, expected as many of each width as fill chunks of ",
@@ -79,7 +74,7 @@ inline channel_order own_order(std::size_t units, std::size_t in_chunk, int widt
   std::iota(out.at.begin(), out.at.begin() + static_cast<std::ptrdiff_t>(units), std::uint8_t{0});
   for (std::size_t chunk = 0; chunk < units / in_chunk; ++chunk) {
     out.widths[chunk] = static_cast<std::uint8_t>(width);
-    out.starts[chunk] = static_cast<std::uint16_t>(chunk * block_codes / 8 * out.widths[chunk]);
+    out.starts[chunk] = static_cast<std::uint16_t>(chunk * chunk_bytes * out.widths[chunk]);
   }
   return out;
 }
@@ -107,4 +102,4 @@ inline channel_order value_order(page_geometry const& geometry) {
   });
 }
 
-}  // namespace kvquant::cpu
+}  // namespace kvquant
