@@ -22,7 +22,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 DISASSEMBLER = "nvidia-cuda-nvdisasm==13.2.51"
-HEAD_DIMS, BITS = (64, 80, 96, 128, 256), (2, 3, 4, 16)
+HEAD_DIMS, BITS = (64, 80, 96, 128, 256), ("by_width", 2, 3, 4, 16)
 LANES = 32
 SLAB_TOKENS = 16
 REGISTERS, MOST_WARPS = 65536, {80: 64, 86: 48, 89: 48, 90: 64, 100: 64, 120: 48}  # of a multiprocessor
@@ -30,7 +30,8 @@ RESERVED_SHARED = 1024  # of each block
 
 # Shape, and the column that it fills: queries of a KV head.
 SHAPES = {"32/32/128": "MHA", "32/8/128": "GQA-4"}
-CONTEXT, FORMATS = "4K", ("nuq4", "nuq4-1%", "nuq3", "nuq3-1%", "nuq2-1%")
+CONTEXT = "4K"
+FORMATS = ("nuq4", "nuq4-1%", "nuq3", "nuq3-1%", "nuq2-1%", "adaptive3", "adaptive2.5-0.5%")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +175,11 @@ def compile_all(build: pathlib.Path, work: pathlib.Path, nvcc: str, disassembler
         return {key: kernel for part in parts for key, kernel in part.items()}
 
 
+def code_bits(format_name: str) -> int:
+    """As the kernels have it: 0 where channels have widths of their own."""
+    return 16 if format_name == "f16" else 0 if format_name.startswith("adaptive") else int(format_name[3])
+
+
 def count_launches(build: pathlib.Path, work: pathlib.Path, shape: str) -> dict:
     """Of each format: the counts of one call of attention on the emulated device, and the bytes of its pages."""
     counts = {}
@@ -185,7 +191,7 @@ def count_launches(build: pathlib.Path, work: pathlib.Path, shape: str) -> dict:
             "--quiet", "--json", report,
             env={**os.environ, "PTXRUN_ARCH": "80", "PTXRUN_STATS": str(stats), "PTXRUN_THREADS": str(os.cpu_count()),
                  "LD_LIBRARY_PATH": str(build / "subprojects" / "ptxrun")})
-        bits = 16 if format_name == "f16" else int(format_name[3])
+        bits = code_bits(format_name)
         launches = [json.loads(line) for line in stats.read_text().splitlines()]
         wanted = [it for it in launches if (kernel_name(it["kernel"]) or "").startswith(f"attend_kernel<{bits},")]
         case = next(it for it in json.loads(report.read_text())["cases"] if it["format"] == format_name)
@@ -268,7 +274,7 @@ PAGE = """# The CUDA kernels without a GPU
 
 Written by `scripts/cuda_static.py`, from a build with CUDA {cuda}. Nothing here is a time that was measured; those are in
 the [figures of a GPU](2026-11-26-cuda-attention.md). Template arguments of `attend_kernel` are bits, channels of a head, and
-whether there are outliers.
+whether there are outliers; 0 bits: channels have widths of their own.
 
 ## Registers
 
@@ -277,7 +283,8 @@ whether there are outliers.
 
 For each element of the cache (a channel of a key or of a value). Counted in the disassembly of ptxas's code: the loop that
 holds the products of matrices, without the blocks that mask tokens, take a new maximum over, or see to slots beyond those
-that come with a slab, which run for few slabs.
+that come with a slab, which run for few slabs. Where channels have widths of their own the loop branches by them: see the instructions of PTX
+that were executed, below.
 
 {loops}
 ## One call of attention on the emulated device

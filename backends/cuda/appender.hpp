@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "backends/cuda/device_quantizers.hpp"
 #include "backends/cuda/error.hpp"
 #include "backends/cuda/fragment_layout.hpp"
 #include "backends/cuda/launch/seal.hpp"
@@ -45,12 +46,19 @@ class appender {
   std::size_t table_bytes() const {
     std::size_t bytes = 0;
     for (layer_tables const& it : layers_)
-      bytes += it.quantizers.table_bytes() + it.key_maps.bytes() + it.k_sensitivity.bytes() + it.v_sensitivity.bytes();
+      bytes += it.quantizers.table_bytes() + it.k_sensitivity.bytes() + it.v_sensitivity.bytes() + it.on_device.bytes();
     return bytes;
   }
 
-  /// Of formats that are `by_channel`, of which the device seals none.
-  clamp_counts clamps() const { return {}; }
+  /// Of formats that are `by_channel`, of what has been asked for until now.
+  clamp_counts clamps() const {
+    std::lock_guard const lock(mutex_);
+    cuda::check(cudaStreamSynchronize(queue_), "cudaStreamSynchronize");
+    clamp_counts all = counted_;
+    all.clamped_keys = *clamped_keys_.get();
+    all.clamped_values = *clamped_values_.get();
+    return all;
+  }
 
   template <TokenElement T>
   void check(view2d<T const> k, view2d<T const> v) const {
@@ -81,25 +89,21 @@ class appender {
   }
 
  private:
+  static constexpr int bits = code_bits_of<S>;
+  static constexpr bool widths_differ = bits == by_width, has_ranges = S::value_format::scaled && !widths_differ;
+
   struct layer_tables {
     page_sealer<S> quantizers;
-    device_array<affine> key_maps;                     // [kv_channels]
     device_array<float> k_sensitivity, v_sensitivity;  // [kv_channels]
-    std::uint32_t per_side;
+    device_quantizers<S> on_device;
 
     layer_tables(artifact<S> const& it, int layer, appender_options const& options)
         : quantizers(it, layer, options.geometry),
           k_sensitivity(quantizers.key_sensitivity()),
           v_sensitivity(quantizers.value_sensitivity()),
-          per_side(static_cast<std::uint32_t>(quantizers.values().make_selector().smallest().size())) {
-      std::vector<affine> maps;
-      for (std::size_t channel = 0; channel < quantizers.keys().channels(); ++channel)
-        maps.push_back(quantizers.keys().map(channel));
-      key_maps = device_array<affine>(maps);
-    }
+          on_device(quantizers, options.kv_heads) {}
   };
 
-  static constexpr int bits = S::key_format::bits;
   static constexpr std::uint32_t none_refused = std::numeric_limits<std::uint32_t>::max();
 
   static std::uint16_t* bits_of(half* it) { return reinterpret_cast<std::uint16_t*>(it); }
@@ -136,12 +140,14 @@ class appender {
     layer_tables const& tables = layers_[static_cast<std::size_t>(work.layer)];
     page_geometry const& geometry = options_.geometry;
     auto const count = static_cast<std::uint32_t>(work.sealed_rows());
-    ranges_.reserve(count);
-    if constexpr (S::value_format::scaled) launch_token_ranges({rows, tables.per_side, ranges_.data()}, count, queue_);
+    if constexpr (has_ranges) {
+      ranges_.reserve(count);
+      launch_token_ranges({rows, tables.on_device.per_side(), ranges_.data()}, count, queue_);
+    }
     blocks_.upload(work.blocks, queue_);
     seal_params<bits> params{.rows = rows,
                              .levels = {},
-                             .key_maps = tables.key_maps.data(),
+                             .key_maps = nullptr,
                              .k_sensitivity = tables.k_sensitivity.data(),
                              .v_sensitivity = tables.v_sensitivity.data(),
                              .ranges = ranges_.data(),
@@ -155,8 +161,13 @@ class appender {
                              .slab = work.slab,
                              .before = work.before,
                              .reused = static_cast<std::uint32_t>(work.reused)};
-    if constexpr (S::key_format::scaled)
-      params.levels = {tables.quantizers.keys().table(), tables.quantizers.values().table()};
+    tables.on_device.fill(params);
+    if constexpr (widths_differ) {
+      params.levels.k.clamped = clamped_keys_.get();
+      params.levels.v.clamped = clamped_values_.get();
+      if (params.levels.k.seen != nullptr) counted_.keys += count * channels();
+      if (params.levels.v.seen != nullptr) counted_.values += count * channels();
+    }
     launch_seal(params, static_cast<std::uint32_t>(work.blocks.size()), static_cast<std::uint32_t>(options_.kv_heads),
                 queue_);
   }
@@ -181,9 +192,11 @@ class appender {
   cudaStream_t queue_;
   std::vector<layer_tables> layers_;
   managed_value<std::uint32_t> refused_{none_refused};
+  managed_value<std::uint64_t> clamped_keys_{0}, clamped_values_{0};
+  clamp_counts counted_{};  // but for what the device counts
 
   // Of one call at a time; kernels of the same stream that use them follow one another.
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::vector<half> host_;
   device_array<half> staged_;  // [keys, values], each [tokens, kv_channels]
   device_array<value_range> ranges_;

@@ -22,11 +22,6 @@ template <FragmentSpec S>
 struct layout_for<S> {
   using type = appended_fragment_layout<S>;
 };
-template <FragmentSpec S>
-  requires is_by_channel<typename S::key_format>
-struct layout_for<S> {
-  using type = fragment_layout<S>;
-};
 }  // namespace detail
 
 template <PackedSpec S>

@@ -7,7 +7,7 @@ from eval_case import EvalCase
 from tool_case import ToolCase, main
 
 BRIEF = ("bench", "attend", "--backend", "cuda", "--seconds", "0", "--working-set", "0", "--shape", "4/2/64",
-         "--context", "128", "--formats", "nuq3-1%")
+         "--context", "128", "--formats", "nuq3-1%,adaptive3")
 NO_DEVICE = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -16,7 +16,7 @@ class Bench(ToolCase):
         lines = self.succeed(*BRIEF, "--batch", "2").splitlines()
         self.assertRegex(lines[0], r"^copies on the device move \d+\.\d GB/s$")
         self.assertEqual([line.split("  ")[0] for line in lines[2:]],
-                         [f"4/2/64 128, batch 2, {name}" for name in ("f16", "nuq3-1%")])
+                         [f"4/2/64 128, batch 2, {name}" for name in ("f16", "nuq3-1%", "adaptive3")])
 
     def test_json(self) -> None:
         found = self.succeed_json(*BRIEF)
@@ -38,9 +38,10 @@ class Model(EvalCase):
 
     def test_losses_are_those_of_the_cpu(self) -> None:
         artifacts = [self.calibrate(f"{bits}.kvq", "--bits", bits) for bits in "234"]
+        artifacts.append(self.calibrate("adaptive.kvq", "--format", "adaptive", "--bits", "3"))
         options = [word for path in artifacts for word in ("--artifact", path)] + ["--context", "192", "--tokens", "192"]
         device, cpu = (self.evaluate(*options, "--backend", name)[1] for name in ("cuda", "cpu-float"))
-        for of_device, of_cpu, f16 in zip(device[1:], cpu[1:], device[:1] * 3):
+        for of_device, of_cpu, f16 in zip(device[1:], cpu[1:], device[:1] * len(artifacts), strict=True):
             apart, quantized = (max(abs(a - b) for a, b in zip(of_device, it)) for it in (of_cpu, f16))
             self.assertLess(apart, quantized / 10)
             self.assertGreater(quantized, 0)

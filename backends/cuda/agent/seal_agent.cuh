@@ -17,14 +17,15 @@ template <int Bits>
 class seal_agent {
  public:
   using code = std::conditional_t<Bits == 16, std::uint16_t, std::uint8_t>;
-  static constexpr bool scaled = Bits != 16;
+  using packed = std::conditional_t<Bits == by_width, std::uint16_t, std::uint32_t>;  ///< what codes are packed into
+  static constexpr bool scaled = Bits != 16, widths_differ = Bits == by_width, ranged = scaled && !widths_differ;
   static constexpr int page_rows = slab_tokens * slabs_per_page, warps = seal_threads / warp_lanes;
 
   /// Of all blocks alike; the rest of shared memory is `shared_bytes(elements)`.
   struct storage {
     radix_select::storage select;
     value_range ranges[page_rows];
-    seal_levels<Bits> levels;
+    std::conditional_t<widths_differ, seal_levels<16>, seal_levels<Bits>> levels;
     slot_runs runs_before[slabs_per_page];
     std::uint32_t of_warp[2][warps];  ///< slots of keys and of values, by the warps whose tokens they are
   };
@@ -39,8 +40,11 @@ class seal_agent {
         residuals_(reinterpret_cast<std::uint16_t*>(codes_[1] + params.elements())),
         head_(blockIdx.y),
         reused_(blockIdx.x == 0 ? params.reused : 0),
+        channels_(params.channels),
         page_(params.slab + (std::size_t{params.blocks[blockIdx.x]} * gridDim.y + head_) * params.page_bytes),
-        before_(params.before + head_ * params.page_bytes) {}
+        before_(params.before + head_ * params.page_bytes) {
+    if constexpr (widths_differ) channels_.widths += head_;
+  }
 
   __device__ void run() {
     load();
@@ -82,11 +86,13 @@ class seal_agent {
 
   /// Everything of the page before that a part of the new one might be written over.
   __device__ void load() {
-    if constexpr (scaled) {
+    if constexpr (ranged) {
       for (int token = thread(); token < page_rows; token += seal_threads)
         s_.ranges[token] = token < static_cast<int>(reused_) ? at<value_range>(before_, range_offset(token))
                                                              : p_.ranges[row_of(token)];
       if (thread() == 0) s_.levels = p_.levels;
+    }
+    if constexpr (scaled) {
       if (reused_ > 0 && sparse() && thread() < slabs_per_page)
         s_.runs_before[thread()] = at<slot_runs>(before_, runs_offset(thread()));
     }
@@ -95,10 +101,10 @@ class seal_agent {
   /// Those of the reused tokens; the others are overwritten.
   __device__ void read_codes() {
     if (thread() < slabs_per_page * warp_lanes) {
-      lane_codes<Bits> const it{p_.channels, p_.head_dim, warp(), lane()};
+      lane_codes<Bits> const it{channels_, p_.head_dim, warp(), lane()};
       std::byte const* const from = before_ + warp() * p_.offsets.slab_bytes;
       it.read(
-          [&](int offset) { return at<std::uint32_t>(from, offset); },
+          [&](int offset) { return at<packed>(from, offset); },
           [&](bool is_key, int element, std::uint64_t of) { codes_[is_key ? 0 : 1][element] = static_cast<code>(of); });
     }
     __syncthreads();
@@ -120,15 +126,34 @@ class seal_agent {
   __device__ std::uint32_t slots() const {
     return Side == side::k ? p_.k_slots : p_.v_slots;
   }
+  __device__ std::uint32_t of_model(int channel) const {
+    return head_ * static_cast<std::uint32_t>(p_.head_dim) + static_cast<std::uint32_t>(channel);
+  }
   template <side Side>
   __device__ affine map(int token, int channel) const {
-    if constexpr (Side == side::k) return p_.key_maps[head_ * static_cast<std::uint32_t>(p_.head_dim) + channel];
-    return affine_of(s_.ranges[token]);
+    if constexpr (widths_differ)
+      return own<Side>().maps[of_model(channel)];
+    else if constexpr (Side == side::k)
+      return p_.key_maps[of_model(channel)];
+    else
+      return affine_of(s_.ranges[token]);
+  }
+  template <side Side>
+  __device__ auto const& own() const {
+    return Side == side::k ? p_.levels.k : p_.levels.v;
+  }
+  template <side Side>
+  __device__ auto const& levels(int channel) const {
+    if constexpr (widths_differ)
+      return own<Side>().tables[own<Side>().table_of[of_model(channel)]];
+    else
+      return Side == side::k ? s_.levels.k : s_.levels.v;
   }
 
   template <side Side>
   __device__ void quantize() {
     code* const codes = codes_[static_cast<int>(Side)];
+    [[maybe_unused]] unsigned clamped = 0;
     for (int element = thread(); element < p_.elements(); element += seal_threads) {
       int const token = element / p_.head_dim, channel = element % p_.head_dim;
       if (token < static_cast<int>(reused_)) {
@@ -136,19 +161,30 @@ class seal_agent {
         continue;
       }
       std::uint16_t const* const row = Side == side::k ? p_.rows.k(row_of(token)) : p_.rows.v(row_of(token));
-      std::uint16_t const bits = row[head_ * static_cast<std::uint32_t>(p_.head_dim) + channel];
+      std::uint16_t const bits = row[of_model(channel)];
       if constexpr (scaled) {
-        auto const& levels = Side == side::k ? s_.levels.k : s_.levels.v;
+        auto const& table = levels<Side>(channel);
         affine const by = map<Side>(token, channel);
         float const x = to_float(half{bits});
-        codes[element] = levels.encode(by.normalise(x));
+        codes[element] = table.encode(by.normalise(x));
         // As `affine::restore`, rounded twice: a fused multiply-add would give other bits than the host.
-        float const dense = __fadd_rn(__fmul_rn(by.scale, levels.decode(codes[element])), by.zero);
+        float const dense = __fadd_rn(__fmul_rn(by.scale, table.decode(codes[element])), by.zero);
         residuals_[element] = residual_of(x, dense).bits;
+        if constexpr (widths_differ) clamped += is_clamped<Side>(channel, x) ? 1 : 0;
       } else {
         codes[element] = bits;
       }
     }
+    if constexpr (widths_differ) {
+      clamped = __reduce_add_sync(~0u, clamped);
+      if (lane() == 0 && clamped > 0) atomicAdd(reinterpret_cast<unsigned long long*>(own<Side>().clamped), clamped);
+    }
+  }
+  template <side Side>
+  __device__ bool is_clamped(int channel, float x) const {
+    if (own<Side>().seen == nullptr) return false;
+    seen_range const seen = own<Side>().seen[of_model(channel)];
+    return x < seen.low || x > seen.high;
   }
 
   /// Of the reused tokens: what the page before kept. What had lost its residual would lose it again.
@@ -160,8 +196,8 @@ class seal_agent {
       slot_run const run = Side == side::k ? s_.runs_before[slab].k : s_.runs_before[slab].v;
       for (std::uint32_t i = threadIdx.x; i < run.count; i += seal_threads) {
         auto const it = at<fragment_slot>(before_, slots + run.offset + i * sizeof(fragment_slot));
-        int const element = Side == side::k ? key_element_at(p_.channels, p_.head_dim, slab, it.place)
-                                            : value_element_at(p_.channels, p_.head_dim, slab, it.place);
+        int const element = Side == side::k ? key_element_at(channels_, p_.head_dim, slab, it.place)
+                                            : value_element_at(channels_, p_.head_dim, slab, it.place);
         if (element < static_cast<int>(reused_) * p_.head_dim) residuals_[element] = it.residual;
       }
     }
@@ -173,8 +209,7 @@ class seal_agent {
     float const* const sensitivity = Side == side::k ? p_.k_sensitivity : p_.v_sensitivity;
     std::uint16_t const bits = residuals_[element];
     float const r = to_float(half{bits});
-    float const weight =
-        sensitivity[head_ * static_cast<std::uint32_t>(p_.head_dim) + element % p_.head_dim] * r * r + 0.0f;  // no −0
+    float const weight = sensitivity[of_model(element % p_.head_dim)] * r * r + 0.0f;  // no −0
     return std::uint64_t{__float_as_uint(weight)} << 32 | static_cast<std::uint32_t>(bits & 0x7fff) << 16 |
            static_cast<std::uint32_t>(0xffff - element);
   }
@@ -205,7 +240,7 @@ class seal_agent {
   __device__ void write_slot(std::uint32_t index, int element) {
     std::size_t const from = Side == side::k ? p_.offsets.k_slots : p_.offsets.v_slots;
     std::uint32_t const place =
-        Side == side::k ? key_place(p_.channels, p_.head_dim, element) : value_place(p_.channels, p_.head_dim, element);
+        Side == side::k ? key_place(channels_, p_.head_dim, element) : value_place(channels_, p_.head_dim, element);
     at<std::uint32_t>(page_, from + index * sizeof(fragment_slot)) =
         place | static_cast<std::uint32_t>(residuals_[element]) << 16;
   }
@@ -219,17 +254,22 @@ class seal_agent {
   }
 
   __device__ void write() {
+    if constexpr (widths_differ) {  // cells that a head leaves empty
+      for (std::size_t slab = 0; slab < slabs_per_page; ++slab)
+        clear(slab * p_.offsets.slab_bytes, slab * p_.offsets.slab_bytes + p_.offsets.slab_ranges);
+      __syncthreads();
+    }
     if (thread() < slabs_per_page * warp_lanes) {
-      lane_codes<Bits> const it{p_.channels, p_.head_dim, warp(), lane()};
+      lane_codes<Bits> const it{channels_, p_.head_dim, warp(), lane()};
       std::byte* const to = page_ + warp() * p_.offsets.slab_bytes;
       it.write([&](bool is_key, int element) { return codes_[is_key ? 0 : 1][element]; },
-               [&](int offset, std::uint32_t word) { at<std::uint32_t>(to, offset) = word; });
+               [&](int offset, packed word) { at<packed>(to, offset) = word; });
     }
-    if constexpr (scaled) {
+    if constexpr (ranged)
       for (int token = thread(); token < page_rows; token += seal_threads)
         at<value_range>(page_, range_offset(token)) = s_.ranges[token];
+    if constexpr (scaled)
       if (sparse() && thread() < slabs_per_page) write_runs(thread());
-    }
     clear(p_.offsets.end, p_.page_bytes);
   }
   __device__ void write_runs(int slab) {
@@ -252,6 +292,7 @@ class seal_agent {
   code* codes_[2];            // [64, head_dim] of keys, of values
   std::uint16_t* residuals_;  // [64, head_dim], binary16, of one side at a time
   std::uint32_t head_, reused_;
+  head_channels channels_;  // of the head
   std::byte* page_;
   std::byte const* before_;
 };

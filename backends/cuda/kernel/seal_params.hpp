@@ -44,6 +44,11 @@ struct range_params {
   value_range* ranges;     ///< [rows that are sealed]
 };
 
+/// From the least to the greatest value.
+struct seen_range {
+  float low, high;
+};
+
 template <int Bits>
 struct seal_levels {
   level_table<Bits> k, v;
@@ -51,14 +56,27 @@ struct seal_levels {
 template <>
 struct seal_levels<16> {};
 
+/// What channels have of their own on one side, [kv_channels]. Of formats that are `by_channel`.
+struct channel_quantizers {
+  affine const* maps;
+  level_table<4> const* tables;
+  std::uint16_t const* table_of;  ///< which table a channel has
+  seen_range const* seen;         ///< what is beyond is counted; null: nothing is
+  std::uint64_t* clamped;         ///< how many values were
+};
+template <>
+struct seal_levels<by_width> {
+  channel_quantizers k, v;
+};
+
 template <int Bits>
 struct seal_params {
   appended_rows rows;
   seal_levels<Bits> levels;
-  affine const* key_maps;                      ///< [kv_channels]
+  affine const* key_maps;                      ///< [kv_channels]; widths by channel have them in `levels`
   float const *k_sensitivity, *v_sensitivity;  ///< [kv_channels]
-  value_range const* ranges;                   ///< [rows that are sealed]
-  head_channels channels;
+  value_range const* ranges;                   ///< [rows that are sealed], where tokens have ranges
+  head_channels channels;                      ///< its widths, if any: [kv_heads]
   int head_dim;
   std::uint32_t k_slots, v_slots;  ///< of a page
   fragment_offsets offsets;

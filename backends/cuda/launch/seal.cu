@@ -27,6 +27,7 @@ void launch_seal(seal_params<Bits> const& it, std::uint32_t pages, std::uint32_t
   seal_kernel<Bits><<<dim3(pages, kv_heads), seal_threads, bytes, on>>>(it);
   check(cudaGetLastError(), "seal_kernel");
 }
+template void launch_seal(seal_params<by_width> const&, std::uint32_t, std::uint32_t, cudaStream_t);
 template void launch_seal(seal_params<2> const&, std::uint32_t, std::uint32_t, cudaStream_t);
 template void launch_seal(seal_params<3> const&, std::uint32_t, std::uint32_t, cudaStream_t);
 template void launch_seal(seal_params<4> const&, std::uint32_t, std::uint32_t, cudaStream_t);

@@ -64,6 +64,9 @@ class channel_side {
   typename F::table const& table(std::size_t channel) const {
     return table_of_.empty() ? tables_.front() : tables_[table_of_[channel]];
   }
+  std::vector<typename F::table> const& tables() const { return tables_; }
+  /// [channels], which table each has; empty: the first.
+  std::vector<std::uint16_t> const& table_of() const { return table_of_; }
   std::size_t bytes() const {
     return sizeof(*this) + channels_.size() * sizeof(channel_range) + tables_.size() * sizeof(typename F::table) +
            table_of_.size() * sizeof(std::uint16_t);

@@ -71,6 +71,11 @@ void check_history(artifact_choice const& choice, int recent_pages) {
   device_cache<S> device(it, options);
   host_cache<S> host(it, options);
   CHECK((history(device, one, other) == history(host, one, other)));
+  clamp_counts const found = device.clamps(), expected = host.clamps();
+  CHECK(found.keys == expected.keys);
+  CHECK(found.values == expected.values);
+  CHECK(found.clamped_keys == expected.clamped_keys);
+  CHECK(found.clamped_values == expected.clamped_values);
 }
 
 /// Memory of the device with numbers in it.
@@ -89,13 +94,15 @@ bfloat16 to_bfloat16(float x) {
 
 TEST_CASE("the device seals the bytes of the definition", "[cuda]") {
   skip_without_cuda_device();
-  for_each_type(type_list<spec<nuq<2>, nuq<2>>, S3, spec<normal_float<4>, nuq<4>>, spec<passthrough, passthrough>>{},
+  for_each_type(type_list<spec<nuq<2>, nuq<2>>, S3, spec<normal_float<4>, nuq<4>>, spec<adaptive, adaptive>,
+                          spec<passthrough, passthrough>>{},
                 []<class S>(std::type_identity<S>) {
                   for (int const head_dim : {64, 80})
                     check_history<S>(choice_of(head_dim, 0.02), head_dim == 80 ? 1 : 0);
                 });
   check_history<S3>(choice_of(256, 0.01, rope_pairing::interleaved), 0);
   check_history<S3>(choice_of(96, 0), 0);
+  check_history<spec<adaptive, adaptive>>(choice_of(128, 0), 0);
 }
 
 TEST_CASE("ties, zeros of both signs and the largest numbers are sealed as the definition does", "[cuda]") {
