@@ -197,7 +197,7 @@ struct lane_codes<by_width> {
 
  private:
   KVQ_HD constexpr int offset(quartet it, int cell) const {
-    return it.start * cell_bytes + cell_offset(cells_of(it.kind), cell, lane);
+    return it.start + cell_offset(cells_of(it.kind), cell, lane);
   }
   /// `f(quartet, is_key, its first chunk)`.
   template <class F>

@@ -53,15 +53,15 @@ KVQ_HD constexpr int plane_in(int kind, int chunk, int plane) {
   return static_cast<int>(planes[kind] >> (4 * (4 * chunk + plane)) & 15);
 }
 
-/// Where a lane's cell lies in a quartet, in bytes: two of them side by side, or all four; what is left by itself.
+/// Where a lane's cell lies in a quartet, in bytes: two of them side by side, an odd one by itself.
 KVQ_HD constexpr int cell_offset(int cells, int cell, int lane) {
-  if (cells == 4) return lane * 8 + cell * 2;
-  return cells == 1 || cell == 2 ? cell * cell_bytes + lane * 2 : lane * 4 + cell * 2;
+  int const first = cell / 2 * 2;
+  return first * cell_bytes + (first + 1 == cells ? lane * 2 : lane * 4 + cell % 2 * 2);
 }
 
 struct quartet {
-  std::uint8_t kind;   ///< of `quartet_kind`
-  std::uint8_t start;  ///< in cells, from the slab's first
+  std::uint16_t kind;   ///< of `quartet_kind`
+  std::uint16_t start;  ///< in bytes, from the slab's first cell
 };
 
 /// Cells that codes of `token_bits` a token need at most. Where a quartet has two chunks only, as of 80 channels, its

@@ -80,7 +80,7 @@ class quartet_plan {
     add(kind);
   }
   void add(int kind) {
-    quartets.push_back({static_cast<std::uint8_t>(kind), static_cast<std::uint8_t>(next_cell_)});
+    quartets.push_back({static_cast<std::uint16_t>(kind), static_cast<std::uint16_t>(next_cell_ * cell_bytes)});
     next_cell_ += cells_of(kind);
   }
 

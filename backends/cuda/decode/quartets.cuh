@@ -28,8 +28,9 @@ class width_tables {
   __device__ __forceinline__ quartet quartet_at(side of, int index) const {
     return reinterpret_cast<quartet const*>(shared_)[(of == side::k ? 0 : most_quartets) + index];
   }
-  __device__ __forceinline__ uint4 levels(side of, int chunk) const {
-    return reinterpret_cast<uint4 const*>(shared_ + (of == side::k ? at.k_levels : at.v_levels))[chunk];
+  /// [16] bytes.
+  __device__ __forceinline__ std::byte const* levels(side of, int chunk) const {
+    return shared_ + (of == side::k ? at.k_levels : at.v_levels) + chunk * 16;
   }
   /// Twice the scale and the zero of the fragment's channel g, then of g + 8.
   __device__ __forceinline__ uint4 value_maps(int fragment) const {
@@ -51,74 +52,66 @@ class width_tables {
   std::byte const* shared_;
 };
 
+/// A lane's cells of the quartets of a slab.
+class lane_cells {
+ public:
+  /// `slab`: in shared memory.
+  __device__ __forceinline__ explicit lane_cells(std::byte const* slab)
+      : twos_(slab + threadIdx.x % warp_lanes * 4), ones_(slab + threadIdx.x % warp_lanes * 2) {}
+
+  /// Cells `First` and the next of a quartet.
+  template <int First>
+  __device__ __forceinline__ word two(quartet it) const {
+    return *reinterpret_cast<word const*>(twos_ + it.start + First * cell_bytes);
+  }
+  /// The last, where their number is odd.
+  template <int Cell>
+  __device__ __forceinline__ word one(quartet it) const {
+    return *reinterpret_cast<std::uint16_t const*>(ones_ + it.start + Cell * cell_bytes);
+  }
+
+ private:
+  std::byte const *twos_, *ones_;
+};
+
 /// The four codes of each of a quartet's chunks as nibbles: chunks 0 and 1, then 2 and 3, the first in the lower half.
-/// `cells`: the warp's, in shared memory. See `plane_in`.
-__device__ __forceinline__ uint2 unpack_quartet(int kind, std::byte const* cells) {
-  int const lane = static_cast<int>(threadIdx.x) % warp_lanes;
-  auto const two = [&] { return reinterpret_cast<word const*>(cells)[lane]; };
-  auto const one = [&](int cell) {
-    return word{reinterpret_cast<std::uint16_t const*>(cells + cell * cell_bytes)[lane]};
-  };
-  switch (kind) {
-    case w4444: return reinterpret_cast<uint2 const*>(cells)[lane];
-    case w4422: {
-      word const c = one(2);
-      return {two(), (c & 0x3333u) | (c << 14 & 0x33330000u)};
-    }
-    case w4431: {
-      word const c = one(2);
-      return {two(), (c & 0x7777u) | (c << 13 & 0x11110000u)};
-    }
-    case w4332: {
-      word const ab = two(), c = one(2);
-      return {ab & 0x7777ffffu, (c & 0x7777u) | (ab >> 3 & 0x11110000u) | (c << 14 & 0x22220000u)};
-    }
-    case w3333: {
-      word const ab = two(), c = one(2);
-      return {ab & 0x77777777u,
-              (c & 0x7777u) | (ab << 13 & 0x11110000u) | (ab >> 2 & 0x22220000u) | (c << 15 & 0x44440000u)};
-    }
-    case w4211: {
-      word const ab = two();
-      return {ab & 0x3333ffffu, (ab >> 18 & 0x1111u) | (ab >> 3 & 0x11110000u)};
-    }
-    case w2222: {
-      word const ab = two();
-      return {ab & 0x33333333u, ab >> 2 & 0x33333333u};
-    }
-    case w3212: {
-      word const ab = two();
-      return {ab & 0x33337777u, (ab >> 3 & 0x1111u) | (ab >> 2 & 0x33330000u)};
-    }
-    case w3311: {
-      word const ab = two();
-      return {ab & 0x77777777u, ab >> 3 & 0x11111111u};
-    }
-    default: {
-      word const a = one(0);
-      return {(a & 0x1111u) | (a << 15 & 0x11110000u), (a >> 2 & 0x1111u) | (a << 13 & 0x11110000u)};
-    }
+/// See `plane_in`.
+template <int Kind>
+__device__ __forceinline__ uint2 unpack_quartet(lane_cells const& cells, quartet it) {
+  word const ab = Kind == w1111 ? cells.one<0>(it) : cells.two<0>(it);
+  word const c = cells_of(Kind) == 3 ? cells.one<2>(it) : 0;
+  if constexpr (Kind == w4444) return {ab, cells.two<2>(it)};
+  if constexpr (Kind == w4422) return {ab, (c & 0x3333u) | (c << 14 & 0x33330000u)};
+  if constexpr (Kind == w4431) return {ab, (c & 0x7777u) | (c << 13 & 0x11110000u)};
+  if constexpr (Kind == w4332)
+    return {ab & 0x7777ffffu, (c & 0x7777u) | (ab >> 3 & 0x11110000u) | (c << 14 & 0x22220000u)};
+  if constexpr (Kind == w3333)
+    return {ab & 0x77777777u,
+            (c & 0x7777u) | (ab << 13 & 0x11110000u) | (ab >> 2 & 0x22220000u) | (c << 15 & 0x44440000u)};
+  if constexpr (Kind == w4211) return {ab & 0x3333ffffu, (ab >> 18 & 0x1111u) | (ab >> 3 & 0x11110000u)};
+  if constexpr (Kind == w2222) return {ab & 0x33333333u, ab >> 2 & 0x33333333u};
+  if constexpr (Kind == w3212) return {ab & 0x33337777u, (ab >> 3 & 0x1111u) | (ab >> 2 & 0x33330000u)};
+  if constexpr (Kind == w3311) return {ab & 0x77777777u, ab >> 3 & 0x11111111u};
+  if constexpr (Kind == w1111)
+    return {(ab & 0x1111u) | (ab << 15 & 0x11110000u), (ab >> 2 & 0x1111u) | (ab << 13 & 0x11110000u)};
+}
+
+/// The bytes of four codes, the low nibbles, of `Width` bits.
+template <int Width>
+__device__ __forceinline__ word look_up(std::byte const* levels, word codes) {
+  if constexpr (Width < 4) {
+    uint2 const it = *reinterpret_cast<uint2 const*>(levels);
+    return arch::permuted(it.x, it.y, codes);
+  } else {
+    uint4 const it = *reinterpret_cast<uint4 const*>(levels);
+    word const low_three = codes & 0x7777u;
+    word const below = arch::permuted(it.x, it.y, low_three), above = arch::permuted(it.z, it.w, low_three);
+    return arch::permuted(below, above, 0x3210u | (codes >> 1 & 0x4444u));
   }
 }
 
-/// Whether one of a quartet's chunks has 16 levels.
-__device__ __forceinline__ bool is_wide(int kind, int chunk) {
-  constexpr int wide[] = {1 << w4444 | 1 << w4422 | 1 << w4431 | 1 << w4332 | 1 << w4211,
-                          1 << w4444 | 1 << w4422 | 1 << w4431, 1 << w4444, 1 << w4444};
-  return (wide[chunk] >> kind & 1) != 0;
-}
-
-/// The bytes of four codes, `wide` ones of 16 levels or of 8 at most.
-__device__ __forceinline__ word look_up(uint4 levels, word codes, bool wide) {
-  if (!wide) return arch::permuted(levels.x, levels.y, codes);
-  word const low_three = codes & 0x7777u;
-  word const below = arch::permuted(levels.x, levels.y, low_three),
-             above = arch::permuted(levels.z, levels.w, low_three);
-  return arch::permuted(below, above, 0x3210u | (codes >> 1 & 0x4444u));
-}
-
 /// Levels are looked up when they are wanted: as binary16 numbers of `byte_step` each, of keys those of the scaled maps
-/// to come, of values scaled already.
+/// to come, of values scaled already. Fragments come in order.
 template <int HeadDim>
 class slab_codes<by_width, HeadDim> {
  public:
@@ -127,20 +120,18 @@ class slab_codes<by_width, HeadDim> {
 
   /// `mine`: the lane's first 16 bytes of a slab.
   __device__ __forceinline__ slab_codes(std::byte const* mine, levels const& tables)
-      : slab_(mine - threadIdx.x % warp_lanes * 16), tables_(tables) {}
+      : cells_(mine - threadIdx.x % warp_lanes * 16), tables_(tables) {}
 
   __device__ __forceinline__ void keys(int fragment, word (&out)[4]) {
-    word bytes[2];
-    look_up_fragment(side::k, fragment, bytes);
-    word const rows = arch::permuted(bytes[0], bytes[1], 0x5140), seconds = arch::permuted(bytes[0], bytes[1], 0x7362);
-    spread(rows, out[0], out[1]);
-    spread(seconds, out[2], out[3]);
+    if (fragment % 2 == 0) read<side::k>(fragment / 2);
+    word const a = bytes_[fragment % 2 * 2], b = bytes_[fragment % 2 * 2 + 1];
+    spread(arch::permuted(a, b, 0x5140), out[0], out[1]);
+    spread(arch::permuted(a, b, 0x7362), out[2], out[3]);
   }
   __device__ __forceinline__ void values(int fragment, word (&out)[4]) {
-    word bytes[2];
-    look_up_fragment(side::v, fragment, bytes);
-    spread(bytes[0], out[0], out[2]);
-    spread(bytes[1], out[1], out[3]);
+    if (fragment % 2 == 0) read<side::v>(fragment / 2);
+    spread(bytes_[fragment % 2 * 2], out[0], out[2]);
+    spread(bytes_[fragment % 2 * 2 + 1], out[1], out[3]);
     uint4 const map = tables_.value_maps(fragment);
 #pragma unroll
     for (int i = 0; i < 4; ++i)
@@ -148,18 +139,30 @@ class slab_codes<by_width, HeadDim> {
   }
 
  private:
-  /// Fragments come in order.
-  __device__ __forceinline__ void look_up_fragment(side of, int fragment, word (&bytes)[2]) {
-    if (fragment % 2 == 0) {
-      quartet const it = tables_.quartet_at(of, fragment / 2);
-      kind_ = it.kind;
-      nibbles_ = unpack_quartet(kind_, slab_ + it.start * cell_bytes);
+  template <side Of>
+  __device__ __forceinline__ void read(int index) {
+    quartet const it = tables_.quartet_at(Of, index);
+    switch (it.kind) {
+      case w4444: return read_kind<Of, w4444>(it, index);
+      case w4422: return read_kind<Of, w4422>(it, index);
+      case w4431: return read_kind<Of, w4431>(it, index);
+      case w4332: return read_kind<Of, w4332>(it, index);
+      case w3333: return read_kind<Of, w3333>(it, index);
+      case w4211: return read_kind<Of, w4211>(it, index);
+      case w2222: return read_kind<Of, w2222>(it, index);
+      case w3212: return read_kind<Of, w3212>(it, index);
+      case w3311: return read_kind<Of, w3311>(it, index);
+      default: return read_kind<Of, w1111>(it, index);
     }
-    word const two = fragment % 2 == 0 ? nibbles_.x : nibbles_.y;
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-      bytes[half] = look_up(tables_.levels(of, fragment * 2 + half), half == 0 ? two & 0xffffu : two >> 16,
-                            is_wide(kind_, fragment % 2 * 2 + half));
+  }
+  template <side Of, int Kind>
+  __device__ __forceinline__ void read_kind(quartet it, int index) {
+    uint2 const two = unpack_quartet<Kind>(cells_, it);
+    std::byte const* const tables = tables_.levels(Of, index * quartet_chunks);
+    bytes_[0] = look_up<width_in(Kind, 0)>(tables, width_in(Kind, 0) < 4 ? two.x & 0xffffu : two.x);
+    bytes_[1] = look_up<width_in(Kind, 1)>(tables + 16, two.x >> 16);
+    bytes_[2] = look_up<width_in(Kind, 2)>(tables + 32, width_in(Kind, 2) < 4 ? two.y & 0xffffu : two.y);
+    bytes_[3] = look_up<width_in(Kind, 3)>(tables + 48, two.y >> 16);
   }
   /// Four bytes as four binary16 numbers.
   static __device__ __forceinline__ void spread(word bytes, word& a, word& b) {
@@ -167,10 +170,9 @@ class slab_codes<by_width, HeadDim> {
     b = arch::permuted(bytes, 0, 0x4342);
   }
 
-  std::byte const* slab_;
+  lane_cells cells_;
   levels const& tables_;
-  int kind_;       // of the quartet at hand,
-  uint2 nibbles_;  // and its codes
+  word bytes_[quartet_chunks];  // what the four codes of each chunk of the quartet at hand read as
 };
 
 }  // namespace kvquant::cuda

@@ -49,7 +49,7 @@ void check_plan(std::vector<std::uint8_t> const& widths) {
     quartet const it = plan.quartets[i / 4];
     CHECK(width_in(it.kind, static_cast<int>(i % 4)) >= widths[plan.chunks[i]]);
     if (i % 4 == 0) {
-      CHECK(it.start == next);
+      CHECK(it.start == next * cell_bytes);
       next += cells_of(it.kind);
     }
   }
