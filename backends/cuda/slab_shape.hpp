@@ -6,12 +6,17 @@
 /// instructions want, lane by lane: eight codes (a fragment of 16 x 16) are a *nibble word* of 32 bits, `head_dim / 16`
 /// of them for the keys, then as many for the values.
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
 #include "kvquant/core/config.hpp"
 
 namespace kvquant::cuda {
+
+/// What kernels read: bits of a code, alike on both sides, and channels of a head.
+inline constexpr std::array head_dims{64, 80, 96, 128, 256};
+inline constexpr std::array code_bits{2, 3, 4, 16};
 
 inline constexpr int slab_tokens = 16, slabs_per_page = 4, warp_lanes = 32;
 /// Columns of the second operand of a tensor-core instruction: queries that are served together.

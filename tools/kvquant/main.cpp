@@ -22,6 +22,7 @@ int main(int argc, char** argv) {
   kvquant::tool::add_eval(app);
   kvquant::tool::add_generate(app);
   kvquant::tool::add_inspect(app);
+  kvquant::tool::add_plan(app);
   kvquant::tool::add_tokenize(app);
   try {
     app.parse(argc, argv);
