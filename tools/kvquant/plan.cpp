@@ -96,7 +96,8 @@ struct planned {
 
 std::optional<double> paper_bytes(plan::memory_request const& request) {
   plan::side_format const& side = request.format.key;
-  bool const is_in_it = request.format.is_one_spec() && (side.id.name == nuq<4>::name || request.format.is_exact());
+  bool const is_in_it = request.format.is_one_spec() && request.model.shape.local.layers.empty() &&
+                        (side.id.name == nuq<4>::name || request.format.is_exact());
   if (!is_in_it) return std::nullopt;
   auto const tokens = static_cast<double>(request.tokens) * static_cast<double>(request.sequences);
   return plan::bytes_by_the_paper(request.model.shape, tokens, side.id.bits, side.outlier_fraction);
@@ -126,12 +127,13 @@ std::vector<std::string> answers_of(planned const& it, bool has_device) {
   return row;
 }
 
-/// Of those that fit the one that loses fewest bits.
-planned const* best_that_fits(std::vector<planned> const& rows) {
-  planned const* best = nullptr;
+/// Of those that fit, by rising bits of an element.
+std::vector<planned const*> those_that_fit(std::vector<planned> const& rows) {
+  std::vector<planned const*> fitting;
   for (planned const& it : rows)
-    if (it.fits.value_or(false) && (!best || it.memory.bits_per_element > best->memory.bits_per_element)) best = &it;
-  return best;
+    if (it.fits.value_or(false)) fitting.push_back(&it);
+  std::ranges::stable_sort(fitting, {}, [](planned const* it) { return it->memory.bits_per_element; });
+  return fitting;
 }
 
 void show(plan::memory_request const& request, std::optional<plan::device> const& on,
@@ -164,10 +166,11 @@ void show(plan::memory_request const& request, std::optional<plan::device> const
   print_table(parts);
   if (!on) return;
   fmt::print("\n");
-  if (planned const* const best = best_that_fits(rows))
-    fmt::print("most bits that fit: {}\n", plan::to_string(best->format));
-  else
+  if (auto const fitting = those_that_fit(rows); fitting.empty())
     fmt::print("none of these formats fits\n");
+  else
+    fmt::print("of those that fit, most bits: {}; cheapest: {}\n", plan::to_string(fitting.back()->format),
+               plan::to_string(fitting.front()->format));
   for (planned const& it : rows)
     if (!it.is_served)
       fmt::print("{}: not served by the CUDA backend for this model; counted as pages of the CPU's\n",
@@ -193,6 +196,10 @@ void write_files(plan_options const& options, plan::memory_request const& reques
   nlohmann::json all = {{"model", request.model.name}, {"weight_bytes", request.weights.all},
                         {"context", request.tokens},   {"batch", request.sequences},
                         {"devices", request.devices},  {"rows", nlohmann::json::array()}};
+  if (auto const fitting = those_that_fit(rows); !fitting.empty()) {
+    all["most_bits_that_fit"] = plan::to_string(fitting.back()->format);
+    all["cheapest_that_fits"] = plan::to_string(fitting.front()->format);
+  }
   if (on) all["device"] = {{"name", on->name}, {"memory", on->memory_bytes}, {"bandwidth", on->bandwidth}};
   for (planned const& it : rows) all["rows"].push_back(json_of(it));
   write_json(options.common.json, all);

@@ -54,13 +54,16 @@ std::vector<named_solution> solutions_of(plan::solved const& it) {
           {"layers_apart", "layers apart too", it.layers_apart}};
 }
 
+/// Of `adaptive`, which has many, the points of the frontier alone.
 void show_curve(plan::solved const& it, std::size_t budget) {
   text_table table = {
       {"format", "bits/element", "cache", "fits", "loss", "Pareto", "keys and values apart", "layers apart too"}};
-  for (plan::curve_point const& point : it.curve)
+  for (plan::curve_point const& point : it.curve) {
+    if (!point.is_pareto && point.format.key.by_channel()) continue;
     table.push_back({plan::to_string(point.format), fmt::format("{:.2f}", point.bits), size_name(point.bytes),
                      point.bytes <= budget ? "yes" : "no", loss_name(point.loss), point.is_pareto ? "*" : "",
                      loss_name(point.sides_apart), loss_name(point.layers_apart)});
+  }
   print_table(table);
 }
 

@@ -16,14 +16,18 @@ bool parse_number(std::string_view text, double& out) {
   return failure == std::errc{} && end == text.data() + text.size();
 }
 
+constexpr double most_adaptive_bits = 4.5;  // codes of 4, and slots
+
 side_format parse_side(std::string_view word, std::optional<double> outliers) {
   auto const dash = word.find('-');
   std::string_view const name = word.substr(0, dash);
   side_format side;
   if (name.starts_with(adaptive::name)) {
     side.id = format_id_of<adaptive>;
-    bool const known = parse_number(name.substr(adaptive::name.size()), side.bits) && side.bits >= 1 && side.bits <= 16;
-    require(known, errc::bad_format, "format \"", word, "\", expected the bits of an element after adaptive, 1 to 16");
+    bool const known = parse_number(name.substr(adaptive::name.size()), side.bits) && side.bits >= 1 &&
+                       side.bits <= most_adaptive_bits;
+    require(known, errc::bad_format, "format \"", word, "\", expected the bits of an element after adaptive, 1 to ",
+            most_adaptive_bits);
   } else {
     side.id = parse_format(name);
   }

@@ -15,7 +15,7 @@ namespace kvquant::plan {
 namespace {
 
 constexpr std::array slot_fractions = {0.0, 0.005};
-constexpr std::array adaptive_bits = {1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0, 3.25, 3.5, 3.75, 4.0};
+constexpr double least_adaptive_bits = 1.5, most_adaptive_bits = 4, adaptive_step = 0.125;
 
 /// ½ a window.
 double per_window(double sum, provenance const& origin) { return sum / 2 / std::max(origin.samples, 1); }
@@ -37,7 +37,7 @@ void add_fitted(loss_table& to, saved_statistics const& from) {
 /// The formats `by_channel` that are tried, all of which leave a bit for every code.
 std::vector<side_format> adaptive_formats() {
   std::vector<side_format> all;
-  for (double const bits : adaptive_bits)
+  for (double bits = least_adaptive_bits; bits <= most_adaptive_bits; bits += adaptive_step)
     for (double const fraction : slot_fractions) all.push_back({format_id_of<adaptive>, bits, fraction});
   return all;
 }
