@@ -69,22 +69,22 @@ class Solve(ToolCase):
 
     def test_from_statistics(self) -> None:
         table = self.folder / "curve.csv"
-        found = self.succeed_json("plan", "--solve", "--from-stats", self.statistics, "--budget", "96KiB", "--context",
+        found = self.succeed_json("plan", "--solve", "--from-stats", self.statistics, "--budget", "160KiB", "--context",
                                   "1000", "--csv", table)
         names = [row["format"] for row in found["rows"]]
         for name in ["nuq2", "nuq4", "adaptive1.5", "adaptive2.5-0.5%", "f16"]:
             self.assertIn(name, names)
         best = found["solutions"]
-        self.assertLessEqual(max(it["bytes"] for it in best.values()), 96 << 10)
+        self.assertLessEqual(max(it["bytes"] for it in best.values()), 160 << 10)
         self.assertLessEqual(best["layers_apart"]["loss"], best["one_format"]["loss"] * (1 + 1e-12))
         self.assertEqual(len(best["layers_apart"]["layers"]), LAYERS)
-        fitting = [row for row in found["rows"] if row["bytes"] <= 96 << 10]
+        fitting = [row for row in found["rows"] if row["bytes"] <= 160 << 10]
         self.assertEqual(best["one_format"]["loss"], min(row["loss"] for row in fitting))
         with open(table, newline="") as file:
             self.assertEqual([row["format"] for row in csv.DictReader(file)], names)
 
     def test_the_same_twice_whatever_the_threads(self) -> None:
-        plan = ["plan", "--solve", "--from-stats", self.statistics, "--budget", "96KiB", "--context", "1000"]
+        plan = ["plan", "--solve", "--from-stats", self.statistics, "--budget", "160KiB", "--context", "1000"]
         self.assertEqual(self.succeed_json(*plan, "--threads", "1"), self.succeed_json(*plan, "--threads", "3"))
 
     def test_from_artifacts(self) -> None:
@@ -96,7 +96,7 @@ class Solve(ToolCase):
         self.assertIn("can be made today: one format for all layers and both sides: no calibration: f16", text)
 
     def test_the_command_for_what_was_found(self) -> None:
-        small = self.succeed("plan", "--solve", "--artifact", "a-3.kvq", "--artifact", "a-2.kvq", "--budget", "120KiB",
+        small = self.succeed("plan", "--solve", "--artifact", "a-3.kvq", "--artifact", "a-2.kvq", "--budget", "180KiB",
                              "--context", "1000")
         self.assertIn("kvquant calibrate MODEL --format adaptive --bits 3 --outliers 0\n", small)
 

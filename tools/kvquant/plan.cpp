@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <memory>
 #include <optional>
 #include <string>
@@ -136,36 +135,37 @@ std::vector<planned const*> those_that_fit(std::vector<planned> const& rows) {
   return fitting;
 }
 
-void show(plan::memory_request const& request, std::optional<plan::device> const& on,
-          std::vector<planned> const& rows) {
+void show_question(plan::memory_request const& request, std::optional<plan::device> const& on) {
   model_shape const& shape = request.model.shape;
-  std::string const local = shape.local.layers.empty() ? ""
-                                                       : fmt::format(", {} of them with a window of {} tokens",
-                                                                     shape.local.layers.size(), shape.local.window);
+  std::string local, device;
+  if (!shape.local.layers.empty())
+    local = fmt::format(", {} of them with a window of {} tokens", shape.local.layers.size(), shape.local.window);
+  if (on) device = fmt::format(" {} of {}, {:.0f} GB/s", on->name, size_name(on->memory_bytes), on->bandwidth / 1e9);
   fmt::print("{}: {} layers{}, {} KV heads x {}, weights {}\n", one_line(request.model.name), shape.layers, local,
              shape.kv_heads, shape.head_dim, size_name(request.weights.all));
-  fmt::print(
-      "batch {} x {} tokens, {} device{}{}\n\n", request.sequences, request.tokens, request.devices,
-      request.devices == 1 ? "" : "s",
-      on ? fmt::format(" {} of {}, {:.0f} GB/s", on->name, size_name(on->memory_bytes), on->bandwidth / 1e9) : "");
-  bool const shared = request.devices > 1;
-  text_table answers = {
-      {"format", "bits/element", shared ? "cache/device" : "cache", "by the paper", shared ? "total/device" : "total"}};
-  if (on)
-    for (char const* const name : {"fits", "longest context", "tokens/s at most"}) answers.front().push_back(name);
-  for (planned const& it : rows) answers.push_back(answers_of(it, on.has_value()));
-  print_table(answers);
+  fmt::print("batch {} x {} tokens, {} device{}{}\n\n", request.sequences, request.tokens, request.devices,
+             request.devices == 1 ? "" : "s", device);
+}
 
-  text_table parts = {{shared ? "of a device" : "bytes"}};
-  for (planned const& it : rows) parts.front().push_back(plan::to_string(it.format));
+void show_answers(std::vector<planned> const& rows, bool has_device, bool is_shared) {
+  text_table table = {{"format", "bits/element", is_shared ? "cache/device" : "cache", "by the paper",
+                       is_shared ? "total/device" : "total"}};
+  if (has_device) table.front().insert(table.front().end(), {"fits", "longest context", "tokens/s at most"});
+  for (planned const& it : rows) table.push_back(answers_of(it, has_device));
+  print_table(table);
+}
+
+void show_parts(std::vector<planned> const& rows, bool is_shared) {
+  text_table table = {{is_shared ? "bytes/device" : "bytes"}};
+  for (planned const& it : rows) table.front().push_back(plan::to_string(it.format));
   for (memory_part const& part : memory_parts) {
-    parts.push_back({part.name});
-    for (planned const& it : rows) parts.back().push_back(std::to_string(part.bytes(it.memory)));
+    table.push_back({part.name});
+    for (planned const& it : rows) table.back().push_back(std::to_string(part.bytes(it.memory)));
   }
-  fmt::print("\n");
-  print_table(parts);
-  if (!on) return;
-  fmt::print("\n");
+  print_table(table);
+}
+
+void show_choice(std::vector<planned> const& rows) {
   if (auto const fitting = those_that_fit(rows); fitting.empty())
     fmt::print("none of these formats fits\n");
   else
@@ -175,6 +175,18 @@ void show(plan::memory_request const& request, std::optional<plan::device> const
     if (!it.is_served)
       fmt::print("{}: not served by the CUDA backend for this model; counted as pages of the CPU's\n",
                  plan::to_string(it.format));
+}
+
+void show(plan::memory_request const& request, std::optional<plan::device> const& on,
+          std::vector<planned> const& rows) {
+  bool const is_shared = request.devices > 1;
+  show_question(request, on);
+  show_answers(rows, on.has_value(), is_shared);
+  fmt::print("\n");
+  show_parts(rows, is_shared);
+  if (!on) return;
+  fmt::print("\n");
+  show_choice(rows);
 }
 
 nlohmann::json json_of(planned const& it) {

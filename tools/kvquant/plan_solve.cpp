@@ -91,7 +91,8 @@ void show_solutions(plan::solved const& it) {
   fmt::print("The other two show what there is to gain; no artifact has formats of its own for a layer.\n");
 }
 
-void write_files(plan::solved const& it, std::size_t budget, common_options const& common, std::string const& csv) {
+/// `all`: what was asked for.
+void write_files(plan::solved const& it, nlohmann::json all, common_options const& common, std::string const& csv) {
   nlohmann::json rows = nlohmann::json::array(), solutions;
   for (plan::curve_point const& point : it.curve)
     rows.push_back({{"format", plan::to_string(point.format)},
@@ -109,7 +110,9 @@ void write_files(plan::solved const& it, std::size_t budget, common_options cons
     solutions[one.key] = {
         {"bits_per_element", one.found.bits}, {"bytes", one.found.bytes}, {"loss", one.found.loss}, {"layers", layers}};
   }
-  write_json(common.json, {{"budget", budget}, {"rows", rows}, {"solutions", solutions}});
+  all["rows"] = rows;
+  all["solutions"] = solutions;
+  write_json(common.json, all);
   write_csv(csv, rows);
 }
 
@@ -121,7 +124,13 @@ void solve_plan(solve_sources const& sources, int devices, plan::cache_request r
   request.shape = plan::shape_of_device(losses.shape, devices);
   std::size_t const budget = plan::parse_bytes(sources.budget);
   plan::solved const found = plan::solve(losses, request, budget);
-  write_files(found, budget, common, csv);
+  write_files(found,
+              {{"model", losses.origin.model_name},
+               {"context", request.tokens},
+               {"batch", request.sequences},
+               {"devices", devices},
+               {"budget", budget}},
+              common, csv);
   if (common.quiet) return;
   fmt::print("{}: {} layers, {} KV heads x {}, batch {} x {} tokens, {} for the cache\n",
              one_line(losses.origin.model_name), losses.shape.layers, losses.shape.kv_heads, losses.shape.head_dim,

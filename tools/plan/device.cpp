@@ -20,8 +20,6 @@ constexpr std::array devices = {device{"a100-40g", 40960 * mebi, 1555e9}, device
 
 }  // namespace
 
-std::span<device const> known_devices() { return devices; }
-
 device find_device(std::string_view name) {
   auto const found = std::ranges::find(devices, name, &device::name);
   if (found == devices.end()) {

@@ -3,7 +3,6 @@
 /// The memories that models run in.
 
 #include <cstddef>
-#include <span>
 #include <string_view>
 
 namespace kvquant::plan {
@@ -18,7 +17,6 @@ struct device {
 /// This machine's main memory.
 inline constexpr std::string_view host_name = "cpu";
 
-std::span<device const> known_devices();
 /// Throws `bad_value` naming those that are known. That of the host has the memory of this machine.
 device find_device(std::string_view name);
 

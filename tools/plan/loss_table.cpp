@@ -15,7 +15,6 @@ namespace kvquant::plan {
 namespace {
 
 constexpr std::array slot_fractions = {0.0, 0.005};
-constexpr double least_adaptive_bits = 1.5, most_adaptive_bits = 4, adaptive_step = 0.125;
 
 /// ½ a window.
 double per_window(double sum, provenance const& origin) { return sum / 2 / std::max(origin.samples, 1); }
@@ -34,16 +33,20 @@ void add_fitted(loss_table& to, saved_statistics const& from) {
   to.values.push_back(std::move(values));
 }
 
-/// The formats `by_channel` that are tried, all of which leave a bit for every code.
-std::vector<side_format> adaptive_formats() {
+/// The formats `by_channel` that are tried: from 1.5 to 4 bits by what calibration can make, groups of eight channels
+/// of which one has a bit more, or by 1/8 where that is coarser.
+std::vector<side_format> adaptive_formats(int head_dim) {
+  constexpr int group = 8;
+  int const step = group * ((head_dim + 63) / 64);
   std::vector<side_format> all;
-  for (double bits = least_adaptive_bits; bits <= most_adaptive_bits; bits += adaptive_step)
-    for (double const fraction : slot_fractions) all.push_back({format_id_of<adaptive>, bits, fraction});
+  for (int token_bits = head_dim * 3 / 2; token_bits <= head_dim * 4; token_bits += step)
+    for (double const fraction : slot_fractions)
+      all.push_back({format_id_of<adaptive>, static_cast<double>(token_bits) / head_dim, fraction});
   return all;
 }
 
 void add_adaptive(loss_table& to, saved_statistics const& from, executor_ref executor) {
-  auto const formats = adaptive_formats();
+  auto const formats = adaptive_formats(from.shape.head_dim);
   auto const& layers = from.statistics.layers();
   std::vector<side_losses> keys, values;
   for (side_format const& it : formats) {

@@ -60,11 +60,4 @@ std::size_t parse_bytes(std::string_view text) {
   return static_cast<std::size_t>(bytes);
 }
 
-std::string tokens_name(std::size_t tokens) {
-  constexpr std::size_t kibi = 1024, mebi = kibi * kibi;
-  if (tokens > 0 && tokens % mebi == 0) return std::to_string(tokens / mebi) + "M";
-  if (tokens > 0 && tokens % kibi == 0) return std::to_string(tokens / kibi) + "K";
-  return std::to_string(tokens);
-}
-
 }  // namespace kvquant::plan

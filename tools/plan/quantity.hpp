@@ -3,7 +3,6 @@
 /// Numbers of tokens and bytes as people write them.
 
 #include <cstddef>
-#include <string>
 #include <string_view>
 
 namespace kvquant::plan {
@@ -17,8 +16,5 @@ std::size_t parse_tokens(std::string_view text);
 /// "2GiB", "512 MiB", "1.5GB", "1000000": KiB, MiB, GiB and TiB are powers of 1024, kB, MB, GB and TB of 1000. Throws
 /// `bad_value` for anything but 1 byte to 2^50.
 std::size_t parse_bytes(std::string_view text);
-
-/// "128K", "10M" where that is exact, else digits.
-std::string tokens_name(std::size_t tokens);
 
 }  // namespace kvquant::plan

@@ -107,7 +107,7 @@ solved solve(loss_table const& losses, cache_request request, std::size_t budget
   }
   require(budget >= sides_apart.front().bytes, errc::bad_value, "plan: a budget of ", budget,
           " bytes holds none of the formats, the least of which, ", to_string(all.format(sides_apart.front().id)),
-          ", takes ", sides_apart.front().bytes);
+          ", takes ", sides_apart.front().bytes, " bytes");
   if (auto const* const best = best_within(one_format, budget)) out.one_format = all.whole_model(*best);
   out.sides_apart = all.whole_model(*best_within(sides_apart, budget));
   std::size_t const point = *point_of(budget);

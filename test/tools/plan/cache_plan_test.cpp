@@ -149,5 +149,5 @@ TEST_CASE("what docs/plan.md says of LLaMA beside the paper's figures", "[plan]"
   CHECK(gib("llama-7b", 131072, "adaptive3", cpu, 1) == 12.1);
   CHECK(gib("llama-7b", 1 << 20, "nuq2", cuda, 1) == 68.0);
   CHECK(gib("llama-7b", 10'000'000, "nuq2", cuda, 8) == 81.1);
-  CHECK(gib("llama-65b", 131072, "nuq2-1%", cuda, 1) == 49.9);
+  CHECK(gib("llama-65b", 131072, "nuq2-1%", cuda, 1) == 50.2);
 }

@@ -25,9 +25,3 @@ TEST_CASE("bytes are counted in the units that they name", "[plan]") {
   for (char const* const wrong : {"", "GiB", "0", "-1GiB", "nan", "inf", "1e300", "2gib", "2048TiB"})
     CHECK_THROWS_WITH(plan::parse_bytes(wrong), Catch::Contains(wrong) && Catch::Contains("2GiB"));
 }
-
-TEST_CASE("a number of tokens has the name that it is written by", "[plan]") {
-  for (std::size_t const tokens : {1u, 1000u, 1024u, 131072u, 1u << 20, 10'000'000u})
-    CHECK(plan::parse_tokens(plan::tokens_name(tokens)) == tokens);
-  CHECK(plan::tokens_name(131072) == "128K");
-}
