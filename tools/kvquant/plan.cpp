@@ -118,11 +118,9 @@ std::vector<std::string> answers_of(planned const& it, bool has_device) {
                                   size_name(it.memory.cache.total())};
   row.push_back(it.by_the_paper ? size_name(*it.by_the_paper) : "-");
   row.push_back(size_name(it.memory.total()));
-  if (has_device) {
-    row.push_back(*it.fits ? "yes" : "no");
-    row.push_back(std::to_string(*it.longest_context));
-    row.push_back(fmt::format("{:.1f}", *it.tokens_per_second));
-  }
+  if (has_device)
+    row.insert(row.end(), {*it.fits ? "yes" : "no", std::to_string(*it.longest_context),
+                           fmt::format("{:.1f}", *it.tokens_per_second)});
   return row;
 }
 
@@ -148,8 +146,8 @@ void show_question(plan::memory_request const& request, std::optional<plan::devi
 }
 
 void show_answers(std::vector<planned> const& rows, bool has_device, bool is_shared) {
-  text_table table = {{"format", "bits/element", is_shared ? "cache/device" : "cache", "by the paper",
-                       is_shared ? "total/device" : "total"}};
+  text_table table = {{"format", "bits/element", is_shared ? "cache/device" : "cache",
+                       is_shared ? "by the paper, all" : "by the paper", is_shared ? "total/device" : "total"}};
   if (has_device) table.front().insert(table.front().end(), {"fits", "longest context", "tokens/s at most"});
   for (planned const& it : rows) table.push_back(answers_of(it, has_device));
   print_table(table);
@@ -171,10 +169,12 @@ void show_choice(std::vector<planned> const& rows) {
   else
     fmt::print("of those that fit, most bits: {}; cheapest: {}\n", plan::to_string(fitting.back()->format),
                plan::to_string(fitting.front()->format));
+  std::vector<std::string> others;
   for (planned const& it : rows)
-    if (!it.is_served)
-      fmt::print("{}: not served by the CUDA backend for this model; counted as pages of the CPU's\n",
-                 plan::to_string(it.format));
+    if (!it.is_served) others.push_back(plan::to_string(it.format));
+  if (!others.empty())
+    fmt::print("not served by the CUDA backend for this model, and counted as the CPU's pages: {}\n",
+               fmt::join(others, ", "));
 }
 
 void show(plan::memory_request const& request, std::optional<plan::device> const& on,

@@ -12,7 +12,7 @@ namespace {
 
 /// As RFC 4180 has it: quoted where it holds what separates.
 std::string cell(nlohmann::json const& value) {
-  std::string const plain = value.is_string() ? value.get<std::string>() : value.dump();
+  std::string plain = value.is_string() ? value.get<std::string>() : value.dump();
   if (plain.find_first_of(",\"\n") == plain.npos) return plain;
   std::string quoted = "\"";
   for (char const it : plain) quoted += it == '"' ? std::string("\"\"") : std::string(1, it);

@@ -36,6 +36,7 @@ std::string loss_name(double loss) { return fmt::format("{:.4g}", loss); }
 /// The command that makes an artifact of the format.
 std::string command_for(plan::cache_format const& format) {
   if (format.is_exact()) return "no calibration: f16";
+  if (!format.is_one_spec()) return "the artifact of " + plan::to_string(format);
   plan::side_format const& side = format.key;
   std::string const bits = fmt::format("{}", side.by_channel() ? side.bits : side.id.bits);
   return fmt::format("kvquant calibrate MODEL --format {} --bits {} --outliers {}", side.id.name, bits,
@@ -49,7 +50,7 @@ struct named_solution {
 };
 
 std::vector<named_solution> solutions_of(plan::solved const& it) {
-  return {{"one_format", "one format", it.one_format},
+  return {{"makeable", "can be made today", it.makeable},
           {"sides_apart", "keys and values apart", it.sides_apart},
           {"layers_apart", "layers apart too", it.layers_apart}};
 }
@@ -85,10 +86,9 @@ void show_solutions(plan::solved const& it) {
   }
   fmt::print("\n");
   print_table(layers);
-  fmt::print("\ncan be made today: one format for all layers and both sides");
-  fmt::print("{}\n", it.one_format.by_layer.empty() ? ", of which none fits"
-                                                    : ": " + command_for(it.one_format.by_layer.front()));
-  fmt::print("The other two show what there is to gain; no artifact has formats of its own for a layer.\n");
+  fmt::print("\ncan be made today: {}\n",
+             it.makeable.by_layer.empty() ? "none that fits" : command_for(it.makeable.by_layer.front()));
+  fmt::print("The others show what there is to gain: no artifact has formats of its own for a layer.\n");
 }
 
 /// `all`: what was asked for.

@@ -1,15 +1,15 @@
 #include "tools/plan/adaptive_losses.hpp"
 
 #include <algorithm>
-#include <cmath>
+#include <utility>
 
 #include "kvquant/calibrate/fit.hpp"
 #include "kvquant/calibrate/kmeans.hpp"
 
 namespace kvquant::plan {
 
-adaptive_losses::adaptive_losses(side_statistics const& side, model_shape const& shape, bool is_key)
-    : shape_(shape), is_key_(is_key) {
+adaptive_losses::adaptive_losses(side_statistics const& side, model_shape shape, bool is_key)
+    : shape_(std::move(shape)), is_key_(is_key) {
   for (std::size_t channel = 0; channel < side.channels.size(); ++channel)
     channels_.push_back(losses_of(side.channels[channel], side.sensitivity[channel]));
 }

@@ -4,6 +4,8 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
+#include <span>
 #include <vector>
 
 #include "kvquant/calibrate/allocate.hpp"
@@ -17,7 +19,7 @@ namespace kvquant::plan {
 class adaptive_losses {
  public:
   /// The side's channels have histograms.
-  adaptive_losses(side_statistics const& side, model_shape const& shape, bool is_key);
+  adaptive_losses(side_statistics const& side, model_shape shape, bool is_key);
 
   /// Σ F (x − x̂)² with the best widths, and of each head the slots' share of elements that lose most left out.
   double of(side_format const& format) const;

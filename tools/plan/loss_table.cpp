@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <numeric>
+#include <string>
 #include <utility>
 
 #include "kvquant/calibrate/artifact_io.hpp"
@@ -19,6 +20,13 @@ constexpr std::array slot_fractions = {0.0, 0.005};
 /// ½ a window.
 double per_window(double sum, provenance const& origin) { return sum / 2 / std::max(origin.samples, 1); }
 
+/// What the calibration makes: a format's key and value.
+void add(loss_table& to, side_losses keys, side_losses values) {
+  to.makeable.push_back({keys.format, values.format});
+  to.keys.push_back(std::move(keys));
+  to.values.push_back(std::move(values));
+}
+
 template <Spec S>
 void add_fitted(loss_table& to, saved_statistics const& from) {
   artifact<S> const it = fit<S>(from.statistics, {.shape = from.shape, .keys = from.keys, .origin = from.origin});
@@ -29,8 +37,7 @@ void add_fitted(loss_table& to, saved_statistics const& from) {
     keys.by_layer.push_back(per_window(layer.key.objective, from.origin));
     values.by_layer.push_back(per_window(layer.value.objective, from.origin));
   }
-  to.keys.push_back(std::move(keys));
-  to.values.push_back(std::move(values));
+  add(to, std::move(keys), std::move(values));
 }
 
 /// The formats `by_channel` that are tried: from 1.5 to 4 bits by what calibration can make, groups of eight channels
@@ -60,20 +67,22 @@ void add_adaptive(loss_table& to, saved_statistics const& from, executor_ref exe
     for (std::size_t i = 0; i < formats.size(); ++i)
       (is_key ? keys : values)[i].by_layer[layer] = per_window(losses.of(formats[i]), from.origin);
   });
-  std::move(keys.begin(), keys.end(), std::back_inserter(to.keys));
-  std::move(values.begin(), values.end(), std::back_inserter(to.values));
+  for (std::size_t i = 0; i < formats.size(); ++i) add(to, std::move(keys[i]), std::move(values[i]));
 }
 
 void add_exact(loss_table& to) {
   side_losses const none{{format_id_of<passthrough>}, std::vector<double>(static_cast<std::size_t>(to.shape.layers))};
-  to.keys.push_back(none);
-  to.values.push_back(none);
+  add(to, none, none);
 }
 
 /// Such that its geometry is the artifact's.
 side_format format_of(format_id id, int token_bits, double outlier_fraction, int head_dim) {
   if (id.bits > 0) return {id, 0, outlier_fraction};
   return {id, static_cast<double>(token_bits) / head_dim + 8 * sizeof(outlier) * outlier_fraction, outlier_fraction};
+}
+
+void require_before_rope(key_space keys, std::string const& what) {
+  require(keys == key_space::pre_rope, errc::bad_value, what, ": of keys after RoPE, which no cache holds");
 }
 
 bool has_fisher(calibrator const& statistics) {
@@ -89,7 +98,8 @@ double side_losses::total() const { return std::accumulate(by_layer.begin(), by_
 loss_table losses_of(saved_statistics const& from, executor_ref executor) {
   require(has_fisher(from.statistics), errc::bad_value,
           "plan: the statistics hold no gradients, expected those of a calibration by Fisher weights");
-  loss_table out{from.shape, from.origin, {}, {}};
+  require_before_rope(from.keys, "plan: the statistics");
+  loss_table out{from.shape, from.origin, {}, {}, {}};
   add_fitted<spec<nuq<2>, nuq<2>>>(out, from);
   add_fitted<spec<nuq<3>, nuq<3>>>(out, from);
   add_fitted<spec<nuq<4>, nuq<4>>>(out, from);
@@ -104,7 +114,8 @@ loss_table losses_of(std::filesystem::path const& path) {
     artifact_info const& info = it.info;
     require(info.weights == fit_weights::fisher, errc::bad_value, path.string(), ": fitted by ",
             to_string(info.weights), " weights, expected fisher");
-    out = {info.shape, info.origin, {}, {}};
+    require_before_rope(info.keys, path.string());
+    out = {info.shape, info.origin, {}, {}, {}};
     side_losses keys{format_of(format_id_of<typename S::key_format>, info.key_token_bits, info.outlier_fraction_k,
                                info.shape.head_dim),
                      {}};
@@ -115,8 +126,7 @@ loss_table losses_of(std::filesystem::path const& path) {
       keys.by_layer.push_back(per_window(layer.key.objective, info.origin));
       values.by_layer.push_back(per_window(layer.value.objective, info.origin));
     }
-    out.keys.push_back(std::move(keys));
-    out.values.push_back(std::move(values));
+    add(out, std::move(keys), std::move(values));
   });
   add_exact(out);
   return out;
@@ -129,7 +139,7 @@ void merge(loss_table& to, loss_table more) {
   };
   require(key_of(to.origin) == key_of(more.origin), errc::bad_format, "plan: losses of another calibration (",
           key_of(more.origin), "), expected that of the first (", key_of(to.origin), ")");
-  auto const add = [](std::vector<side_losses>& all, std::vector<side_losses>& others) {
+  auto const add_sides = [](std::vector<side_losses>& all, std::vector<side_losses>& others) {
     for (side_losses& it : others) {
       auto const same = std::ranges::find(all, it.format, &side_losses::format);
       if (same != all.end())
@@ -138,8 +148,10 @@ void merge(loss_table& to, loss_table more) {
         all.push_back(std::move(it));
     }
   };
-  add(to.keys, more.keys);
-  add(to.values, more.values);
+  add_sides(to.keys, more.keys);
+  add_sides(to.values, more.values);
+  for (cache_format const& it : more.makeable)
+    if (std::ranges::find(to.makeable, it) == to.makeable.end()) to.makeable.push_back(it);
 }
 
 }  // namespace kvquant::plan

@@ -27,17 +27,18 @@ struct loss_table {
   model_shape shape;
   provenance origin;
   std::vector<side_losses> keys, values;
+  std::vector<cache_format> makeable;  ///< what `calibrate` makes of all layers, or has made
 };
 
 /// Whatever the statistics can tell: `nuq` of 2 to 4 bits with the outliers that they were gathered without, and, where
 /// each channel has a histogram, `adaptive` of 1.5 to 4 bits, without slots and with some. `adaptive` is predicted with
 /// levels of a channel's own before rounding, and slots as if an element's gradient did not depend on its value; `nuq`
-/// loses nothing in outliers. Throws `bad_value` for statistics without gradients.
+/// loses nothing in outliers. Throws `bad_value` for statistics without gradients or of keys after RoPE.
 loss_table losses_of(saved_statistics const& from, executor_ref executor);
 
 /// The losses of an artifact's own codebooks; what its slots keep of values within the ranges is not foreseen. Throws
-/// `bad_value` for artifacts that were not fitted by Fisher weights.
-loss_table losses_of(std::filesystem::path const& artifact);
+/// `bad_value` for artifacts that were not fitted by Fisher weights, or of keys after RoPE.
+loss_table losses_of(std::filesystem::path const& path);
 
 /// Adds what `more` knows, in place of equal formats. Throws `bad_format` naming what differs unless both come from the
 /// same model and calibration.

@@ -18,7 +18,8 @@ struct solution {
   std::vector<cache_format> by_layer;  ///< [layers]
 };
 
-/// A format for the whole model, beside the least loss that other choices have in as many bytes or fewer.
+/// A format that can be made for the whole model, beside the least loss that other choices have in as many bytes or
+/// fewer.
 struct curve_point {
   cache_format format;
   std::size_t bytes = 0;
@@ -30,13 +31,14 @@ struct curve_point {
 
 struct solved {
   std::vector<curve_point> curve;  ///< by rising bytes
-  /// The best within the budget: one format for all, one for keys and one for values, any for each layer and side.
-  solution one_format, sides_apart, layers_apart;
+  /// The best within the budget: a format that can be made, one for keys and one for values, any for each layer and
+  /// side.
+  solution makeable, sides_apart, layers_apart;
 };
 
 /// `request`: all but the format. Bytes are those of `bytes_of`, tables being those of the format that has most, and a
 /// layer's blocks its share of the pool. The best of each kind is exact (see `trade_off`); of equally good ones the
 /// first by the order of the table. Throws `bad_value` saying what the least would take where the budget holds nothing.
-solved solve(loss_table const& losses, cache_request request, std::size_t budget);
+solved solve(loss_table const& losses, cache_request const& request, std::size_t budget);
 
 }  // namespace kvquant::plan

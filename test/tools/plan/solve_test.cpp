@@ -1,5 +1,6 @@
 #include "tools/plan/solve.hpp"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 
 #include "kvquant/calibrate/fit.hpp"
@@ -79,20 +80,21 @@ TEST_CASE("losses of one calibration are merged, those of another refused", "[pl
   CHECK(all.keys.size() == small_losses().keys.size() + 1);
   CHECK(losses_in(all.keys, "nuq3-2%").by_layer == std::vector<double>{1, 2});
   CHECK(losses_in(all.keys, "nuq3-4%").by_layer == std::vector<double>{3, 4});
+  CHECK(all.makeable == small_losses().makeable);
   more.origin.model_hash = "another";
   CHECK_THROWS_WITH(merge(all, more), Catch::Contains("another"));
 }
 
 TEST_CASE("the more may differ, the less is lost within a budget", "[plan]") {
   auto const solved = plan::solve(small_losses(), small_request(), 80000);
-  for (plan::solution const* it : {&solved.one_format, &solved.sides_apart, &solved.layers_apart}) {
+  for (plan::solution const* it : {&solved.makeable, &solved.sides_apart, &solved.layers_apart}) {
     CHECK(it->bytes <= 80000);
     CHECK(it->by_layer.size() == 2);
   }
   constexpr double rounding = 1 + 1e-12;  // sums are of another order
-  CHECK(solved.one_format.loss * rounding >= solved.sides_apart.loss);
+  CHECK(solved.makeable.loss * rounding >= solved.sides_apart.loss);
   CHECK(solved.sides_apart.loss * rounding >= solved.layers_apart.loss);
-  CHECK(solved.one_format.by_layer.front().is_one_spec());
+  CHECK(std::ranges::find(small_losses().makeable, solved.makeable.by_layer.front()) != small_losses().makeable.end());
   for (plan::curve_point const& point : solved.curve) {
     bool is_beaten = false;
     for (plan::curve_point const& other : solved.curve)  // of equals the first is none
@@ -111,13 +113,14 @@ TEST_CASE("two layers' formats are the best of all pairs of pairs", "[plan]") {
   plan::loss_table const losses{small_shape(),
                                 {},
                                 {one("nuq2", 90, 10), one("nuq3", 20, 9), one("nuq4", 5, 8)},
-                                {one("nuq2", 8, 30), one("nuq3", 4, 6), one("nuq4", 2, 1)}};
+                                {one("nuq2", 8, 30), one("nuq3", 4, 6), one("nuq4", 2, 1)},
+                                {plan::parse_cache_format("nuq2"), plan::parse_cache_format("nuq3")}};
   plan::cache_request request = small_request();
   request.format = plan::parse_cache_format("nuq3");
   std::size_t const budget = plan::bytes_of(request).total() + 1000;
   auto const solved = plan::solve(losses, request, budget);
-  CHECK(to_string(solved.one_format.by_layer.front()) == "nuq3");
-  CHECK(solved.one_format.loss == 39);
+  CHECK(to_string(solved.makeable.by_layer.front()) == "nuq3");
+  CHECK(solved.makeable.loss == 39);
   CHECK(to_string(solved.sides_apart.by_layer.front()) == "nuq3");
   CHECK(to_string(solved.layers_apart.by_layer[0]) == "nuq4/nuq2");
   CHECK(to_string(solved.layers_apart.by_layer[1]) == "nuq2/nuq4");
@@ -129,10 +132,11 @@ TEST_CASE("a format's bytes on the curve are those of its plan, with the largest
   plan::cache_request request = small_request();
   request.shape.layers = 6;
   request.shape.local = {{0, 1, 2, 3, 4}, 128, {}};
-  plan::loss_table losses{request.shape, {}, {}, {}};
+  plan::loss_table losses{request.shape, {}, {}, {}, {}};
   for (char const* const format : {"nuq2", "nuq4-1%", "f16"}) {
     losses.keys.push_back({plan::parse_cache_format(format).key, std::vector<double>(6, 1.0)});
     losses.values.push_back(losses.keys.back());
+    losses.makeable.push_back(plan::parse_cache_format(format));
   }
   auto const solved = plan::solve(losses, request, std::size_t{1} << 30);
   REQUIRE(solved.curve.size() == 3);
