@@ -96,6 +96,12 @@ class Solve(ToolCase):
         self.assertGreater(float(curve["adaptive2"][5]), float(curve["adaptive3"][5]))
         self.assertIn("can be made today: no calibration: f16", text)
 
+    def test_what_a_device_does_not_serve_is_nothing_to_make(self) -> None:
+        found = self.succeed_json("plan", "--solve", "--artifact", "a-3.kvq", "--budget", "1MiB", "--device", "h200",
+                                  "--context", "1000")  # heads of 32 channels
+        self.assertEqual(found["rows"], [])
+        self.assertEqual(set(found["solutions"]), {"sides_apart", "layers_apart"})
+
     def test_the_command_for_what_was_found(self) -> None:
         small = self.succeed("plan", "--solve", "--artifact", "a-3.kvq", "--artifact", "a-2.kvq", "--budget", "180KiB",
                              "--context", "1000")

@@ -46,6 +46,9 @@ CLI::Option* add_choice(CLI::App& command, std::string const& name, T& chosen, s
 /// `--backend`, one of those that this build has.
 void add_backend(CLI::App& command, std::string& chosen);
 
+/// Of values, which `calibrate` keeps sparse.
+inline constexpr double default_outliers = 0.01;
+
 /// How a text becomes tokens.
 struct text_options {
   std::string path;

@@ -33,14 +33,12 @@ struct plan_options {
   solve_sources sources;
 };
 
-constexpr double calibrated_outliers = 0.01;  // what `calibrate` keeps sparse by default
-
 std::vector<plan::cache_format> formats_of(plan_options const& options) {
   std::vector<plan::cache_format> formats;
   for (std::string const& name : options.formats) formats.push_back(plan::parse_cache_format(name, options.outliers));
   for (int const bits : options.bits)
     formats.push_back(
-        plan::parse_cache_format(fmt::format("nuq{}", bits), options.outliers.value_or(calibrated_outliers)));
+        plan::parse_cache_format(fmt::format("nuq{}", bits), options.outliers.value_or(default_outliers)));
   if (formats.empty())
     for (char const* const name : {"f16", "nuq4-1%", "nuq3-1%", "nuq2-1%", "adaptive3", "adaptive2"})
       formats.push_back(plan::parse_cache_format(name));

@@ -120,8 +120,12 @@ void write_files(plan::solved const& it, nlohmann::json all, common_options cons
 
 void solve_plan(solve_sources const& sources, int devices, plan::cache_request request, common_options const& common,
                 std::string const& csv) {
-  plan::loss_table const losses = gather(sources, common.threads);
+  plan::loss_table losses = gather(sources, common.threads);
   request.shape = plan::shape_of_device(losses.shape, devices);
+  std::erase_if(losses.makeable, [&](plan::cache_format const& it) {
+    request.format = it;
+    return request.owner == plan::page_owner::cuda && !plan::is_served_by_cuda(request);
+  });
   std::size_t const budget = plan::parse_bytes(sources.budget);
   plan::solved const found = plan::solve(losses, request, budget);
   write_files(found,

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "backends/cuda/slab_shape.hpp"
+#include "kvquant/core/error.hpp"
 #include "kvquant/core/half.hpp"
 #include "tools/plan/table_bytes.hpp"
 
@@ -84,6 +85,10 @@ byte_report bytes_of(cache_request const& request) {
   std::size_t const row_bytes = 2 * static_cast<std::size_t>(shape.kv_channels()) * sizeof(half);
   std::size_t const exact_rows =
       static_cast<std::size_t>(request.sinks) + static_cast<std::size_t>(request.recent_pages + 1) * page_tokens;
+  double const exact_bytes = static_cast<double>(request.sequences) * shape.layers * static_cast<double>(exact_rows) *
+                             static_cast<double>(row_bytes);
+  require(exact_bytes < 0x1p62, errc::bad_value, "plan: sinks and tails of ", request.sequences, " sequences take ",
+          exact_bytes, " bytes, expected fewer than 2^62");
   byte_report all;
   std::size_t in_use = 0;
   for (int layer = 0; layer < shape.layers; ++layer) {

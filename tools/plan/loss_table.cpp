@@ -87,7 +87,7 @@ void require_before_rope(key_space keys, std::string const& what) {
 
 bool has_fisher(calibrator const& statistics) {
   return std::ranges::all_of(statistics.layers(), [](layer_statistics const& it) {
-    return it.key.of(fit_weights::fisher).total().mass > 0 && it.value.of(fit_weights::fisher).total().mass > 0;
+    return it.key.of(fit_weights::fisher).total().mass > 0 || it.value.of(fit_weights::fisher).total().mass > 0;
   });
 }
 

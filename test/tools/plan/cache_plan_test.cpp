@@ -151,3 +151,12 @@ TEST_CASE("what docs/plan.md says of LLaMA beside the paper's figures", "[plan]"
   CHECK(gib("llama-7b", 10'000'000, "nuq2", cuda, 8) == 81.1);
   CHECK(gib("llama-65b", 131072, "nuq2-1%", cuda, 1) == 50.2);
 }
+
+TEST_CASE("exact tokens that no memory has are refused", "[plan]") {
+  plan::cache_request const request{.shape = shape_of(256, 1000, 256),
+                                    .format = plan::parse_cache_format("nuq3"),
+                                    .tokens = 1,
+                                    .sequences = 1 << 16,
+                                    .recent_pages = 1 << 20};
+  CHECK_THROWS_WITH(plan::bytes_of(request), Catch::Contains("sinks and tails") && Catch::Contains("2^62"));
+}
