@@ -15,6 +15,7 @@
 
 #include "backends/cuda/fragment_order.hpp"
 #include "backends/cuda/memory.hpp"
+#include "backends/cuda/page_offsets.hpp"
 #include "backends/cuda/slab_shape.hpp"
 #include "backends/cuda/width_order.hpp"
 #include "kvquant/cache/page.hpp"
@@ -37,15 +38,6 @@ inline head_channels channels_of(page_geometry const& geometry) {
   return {static_cast<int>(geometry.rotary_dim / 2), geometry.pairing == rope_pairing::half_split};
 }
 
-/// `bits`: as `attend_config::bits`.
-inline fragment_offsets offsets_of(page_geometry const& geometry, int bits) {
-  int const head_dim = static_cast<int>(geometry.head_dim);
-  std::size_t const cells = static_cast<std::size_t>(cells_for(head_dim, static_cast<int>(geometry.k_token_bits)) +
-                                                     cells_for(head_dim, static_cast<int>(geometry.v_token_bits)));
-  return {bits == by_width ? cells * cell_bytes : slab_code_bytes(bits, head_dim), geometry.range_bytes() > 0,
-          geometry.k_slots, geometry.v_slots};
-}
-
 template <FragmentSpec S>
 struct fragment_layout {
   using spec_type = S;
@@ -55,9 +47,7 @@ struct fragment_layout {
   static std::pmr::memory_resource* memory() { return managed_memory(); }
 
   static fragment_offsets offsets(page_geometry const& geometry) { return offsets_of(geometry, bits); }
-  static std::size_t page_bytes(page_geometry const& geometry) {
-    return (offsets(geometry).end + page_alignment - 1) / page_alignment * page_alignment;
-  }
+  static std::size_t page_bytes(page_geometry const& geometry) { return page_bytes_of(geometry, bits); }
 
   static void write(page_geometry const& geometry, canonical_page<S> const& page, std::span<std::byte> bytes) {
     check(geometry, bytes.size());

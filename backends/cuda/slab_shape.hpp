@@ -6,6 +6,7 @@
 /// instructions want, lane by lane: eight codes (a fragment of 16 x 16) are a *nibble word* of 32 bits, `head_dim / 16`
 /// of them for the keys, then as many for the values.
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -13,12 +14,16 @@
 
 namespace kvquant::cuda {
 
+/// In place of a number of bits: channels have widths of their own (`quartets.hpp`).
+inline constexpr int by_width = 0;
+
+/// What kernels read: bits of a code, alike on both sides, and channels of a head.
+inline constexpr std::array head_dims{64, 80, 96, 128, 256};
+inline constexpr std::array code_bits{by_width, 2, 3, 4, 16};
+
 inline constexpr int slab_tokens = 16, slabs_per_page = 4, warp_lanes = 32;
 /// Columns of the second operand of a tensor-core instruction: queries that are served together.
 inline constexpr int query_columns = 8;
-
-/// In place of a number of bits: channels have widths of their own (`quartets.hpp`).
-inline constexpr int by_width = 0;
 
 /// 32-bit words that one lane has of a slab. Of 4 bits, nibble words as they are; of 3, four nibble words in three, the
 /// fourth in the others' spare bits, and what is left over as it is; of 2, two in one; of 16, pairs of numbers.

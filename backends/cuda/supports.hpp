@@ -5,7 +5,6 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -13,14 +12,11 @@
 
 #include "backends/cuda/fragment_layout.hpp"
 #include "backends/cuda/launch/block_shape.hpp"
+#include "backends/cuda/slab_shape.hpp"
 #include "kvquant/attend/backend.hpp"
 #include "kvquant/rope/rope.hpp"
 
 namespace kvquant::cuda {
-
-inline constexpr std::array head_dims{64, 80, 96, 128, 256};
-/// As `attend_config::bits`.
-inline constexpr std::array code_bits{by_width, 2, 3, 4, 16};
 
 /// Why there is no device, or nothing if there is one. Asks once.
 inline std::string const& missing_device() {

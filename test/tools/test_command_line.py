@@ -7,7 +7,7 @@ import subprocess
 
 from tool_case import KVQUANT, ToolCase, main
 
-SUBCOMMANDS = ("bench attend", "bench seal", "calibrate", "eval", "generate", "inspect", "tokenize")
+SUBCOMMANDS = ("bench attend", "bench seal", "calibrate", "eval", "generate", "inspect", "plan", "tokenize")
 
 
 class Usage(ToolCase):
@@ -64,7 +64,8 @@ class Usage(ToolCase):
         for words in (["calibrate", self.model, *text, "--samples", "1", "--context", "16"],
                       ["calibrate", "--from-stats", "s.stats"], ["eval", self.model, *text, "--context", "64"],
                       ["tokenize", self.model, *text], ["inspect", self.model, "--tensors"], ["inspect", "a.kvq"],
-                      ["inspect", "s.stats"]):
+                      ["inspect", "s.stats"], ["plan", self.model],
+                      ["plan", "--solve", "--artifact", "a.kvq", "--budget", "1GiB"]):
             self.assertEqual(self.succeed(*words, "--quiet"), "", words)
             self.assertNotEqual(self.succeed(*words), "", words)
 

@@ -21,7 +21,6 @@ namespace {
 
 enum class q_norm_choice { automatic, on, off };
 
-constexpr double default_outliers = 0.01;
 /// Of a page's elements where the format is `adaptive`.
 constexpr double default_slots = 0.005;
 

@@ -46,6 +46,9 @@ CLI::Option* add_choice(CLI::App& command, std::string const& name, T& chosen, s
 /// `--backend`, one of those that this build has.
 void add_backend(CLI::App& command, std::string& chosen);
 
+/// Of values, which `calibrate` keeps sparse.
+inline constexpr double default_outliers = 0.01;
+
 /// How a text becomes tokens.
 struct text_options {
   std::string path;
@@ -109,6 +112,7 @@ void add_calibrate(CLI::App& app);
 void add_eval(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_inspect(CLI::App& app);
+void add_plan(CLI::App& app);
 void add_tokenize(CLI::App& app);
 
 }  // namespace kvquant::tool
