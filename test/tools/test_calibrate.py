@@ -23,7 +23,7 @@ class CalibrateCase(ToolCase):
 
 class DataFree(CalibrateCase):
     def written(self, output: str, *options: str) -> bytes:
-        self.succeed("calibrate", self.write_model("bos.gguf", "--bos", "1"), "--data-free", "--samples", "3",
+        self.succeed("calibrate", self.model, "--data-free", "--samples", "3",
                      "--context", "64", "--quiet", "-o", output, *options)
         return (self.folder / output).read_bytes()
 
@@ -39,7 +39,10 @@ class DataFree(CalibrateCase):
         self.assertRegex(self.succeed("inspect", "a.kvq"), "text hash +written by the model")
 
     def test_what_cannot_be(self) -> None:
-        self.expect_error(1, ["model.gguf", "no BOS token"], "calibrate", self.model, "--data-free", "-o", "a.kvq")
+        self.expect_error(1, ["no.gguf", "no BOS token"], "calibrate", self.write_model("no.gguf", "--no-bos"),
+                          "--data-free", "-o", "a.kvq")
+        self.expect_error(1, ["2048 tokens", "512, the model's context"], "calibrate", self.model, "--data-free", "-o",
+                          "a.kvq")
         for options in ([], ["--data-free", "--text", self.text], ["--data-free", "--remove", "x"]):
             self.assertNotEqual(self.run_tool("calibrate", self.model, "-o", "a.kvq", *options).returncode, 0)
 
