@@ -4,11 +4,9 @@
 /// values: what loses least on the statistics.
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <utility>
 #include <vector>
 
 #include "kvquant/calibrate/allocate.hpp"
@@ -77,14 +75,10 @@ inline double loss_of(side_losses const& side, width_plan const& plan, int token
   return sum;
 }
 
-}  // namespace detail
-
 /// Bits of one token's codes of a head.
-struct token_bits {
+struct side_bits {
   int key = 0, value = 0;
 };
-
-namespace detail {
 
 /// Both sides of a model, which have twice `even` bits together: a group of channels gives one bit from side to side
 /// while `key loss + value_weight · value loss` falls.
@@ -99,11 +93,11 @@ class bit_division {
         most_(static_cast<int>(most_channel_bits) * shape.head_dim),
         value_weight_(value_weight) {}
 
-  token_bits from(int even) const {
-    token_bits best{even, even};
+  side_bits from(int even) const {
+    side_bits best{even, even};
     double least = loss(best);
     for (int const step : {width_group, -width_group})
-      for (token_bits next = best; move(next, step);) {
+      for (side_bits next = best; move(next, step);) {
         double const reached = loss(next);
         if (!(reached < least)) break;
         best = next;
@@ -113,12 +107,12 @@ class bit_division {
   }
 
  private:
-  bool move(token_bits& bits, int step) const {
+  bool move(side_bits& bits, int step) const {
     bits.key += step;
     bits.value -= step;
     return std::min(bits.key, bits.value) >= fewest_ && std::max(bits.key, bits.value) <= most_;
   }
-  double loss(token_bits const& bits) const {
+  double loss(side_bits const& bits) const {
     return loss_of(keys_, key_plan_, bits.key) + value_weight_ * loss_of(values_, value_plan_, bits.value);
   }
 

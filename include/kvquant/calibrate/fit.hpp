@@ -127,7 +127,7 @@ void take_budget(fit_options const& options, model_losses const& losses, artifac
   constexpr bool keys = is_by_channel<typename S::key_format>, values = is_by_channel<typename S::value_format>;
   if constexpr (keys || values) {
     page_budget const budget = budget_of<S>(options.by_channel.budget, options.shape.head_dim);
-    token_bits bits{keys ? budget.token_bits : 0, values ? budget.token_bits : 0};
+    side_bits bits{keys ? budget.token_bits : 0, values ? budget.token_bits : 0};
     if (keys && values)
       bits = bit_division(losses.keys, losses.values, options.shape, options.by_channel.value_weight)
                  .from(budget.token_bits);
