@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <random>
 #include <utility>
 
 #include "kvquant/core/error.hpp"
@@ -15,10 +16,10 @@ namespace {
 /// Windows that are written side by side, so that a pass over the weights serves a token of each.
 class writers {
  public:
-  writers(model const& m, engine& cache, std::size_t count, std::size_t tokens, std::uint64_t first_seed) : model_(m) {
+  writers(model const& m, engine& cache, std::size_t count, std::size_t tokens, std::mt19937_64& seeds) : model_(m) {
     for (std::size_t i = 0; i < count; ++i) {
       sequences_.push_back(cache.open(tokens));
-      samplers_.emplace_back(sampling_options{.temperature = 1, .seed = first_seed + i});
+      samplers_.emplace_back(sampling_options{.temperature = 1, .seed = seeds()});
     }
     scores_.resize(static_cast<Eigen::Index>(count), m.config().vocabulary);
   }
@@ -58,10 +59,11 @@ std::vector<std::vector<token_id>> write_self_text(model const& m, std::string c
   std::size_t const together = std::min(most_together, options.windows);
   std::vector<std::vector<token_id>> windows;
   if (together == 0) return windows;
+  std::mt19937_64 seeds(options.seed);  // so that neighbouring seeds have no windows in common
   auto const cache = make_exact_cache(m.config(), model_hash, together * options.tokens);
   for (std::size_t begun = 0; begun < options.windows; begun += together) {
     std::size_t const count = std::min(together, options.windows - begun);
-    writers batch(m, *cache, count, options.tokens, options.seed + begun);
+    writers batch(m, *cache, count, options.tokens, seeds);
     std::vector<token_id> latest(count, first);
     windows.resize(begun + count, {first});
     for (std::size_t token = 1; token < options.tokens; ++token) {

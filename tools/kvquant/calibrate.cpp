@@ -5,7 +5,6 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <random>
 #include <utility>
 
 #include "kvquant/calibrate/artifact_io.hpp"
