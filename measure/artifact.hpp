@@ -11,8 +11,7 @@
 
 #include "kvquant/calibrate/allocate.hpp"
 #include "kvquant/calibrate/artifact.hpp"
-#include "kvquant/calibrate/channel_fit.hpp"
-#include "kvquant/calibrate/fit.hpp"
+#include "kvquant/calibrate/budget.hpp"
 #include "kvquant/core/half.hpp"
 #include "kvquant/core/view.hpp"
 #include "kvquant/format/uniform.hpp"
@@ -80,7 +79,8 @@ codebook even_codebook() {
 
 /// Widths for channels that weigh differently: by `deviation` of the logarithm of what a unit's error costs. On
 /// SmolLM2-135M 1.2 for the pairs of keys and 0.7 for values give widths as different as those of a calibration.
-inline channel_codes uneven_channels(width_plan const& plan, std::vector<value_range> ranges, double deviation) {
+inline channel_codes uneven_channels(width_plan const& plan, int token_bits, std::vector<value_range> ranges,
+                                     double deviation) {
   channel_codes out{std::vector<std::uint8_t>(ranges.size()), ranges, ranges, {}, {}};
   std::mt19937_64 random(11);
   std::normal_distribution<double> normal;
@@ -90,7 +90,8 @@ inline channel_codes uneven_channels(width_plan const& plan, std::vector<value_r
       double const weight = std::exp(deviation * normal(random));
       for (std::size_t i = 0; i < it.size(); ++i) it[i] = weight * std::exp2(-2 * static_cast<double>(i));
     }
-    auto const bits = allocate_widths(losses, plan.quantum, plan.token_bits / plan.units[first].size());
+    auto const bits =
+        allocate_widths(losses, plan.quantum, static_cast<std::size_t>(token_bits) / plan.units[first].size());
     for (std::size_t unit = 0; unit < bits.size(); ++unit)
       for (std::size_t const channel : plan.units[first + unit]) out.widths[channel] = bits[unit];
   }
@@ -105,8 +106,7 @@ artifact_info info_of(model_shape const& shape, format_choice const& format) {
   artifact_info info{.spec = S::name(), .shape = shape, .sinks = 1, .origin = {}, .hash = {}};
   info.outlier_fraction_k = info.outlier_fraction_v = format.outlier_fraction;
   if constexpr (is_by_channel<typename S::key_format>) {
-    auto const budget =
-        detail::budget_of<S>({format.bits, format.outlier_fraction, channel_levels::shared}, shape.head_dim);
+    auto const budget = budget_of<S>({format.bits, format.outlier_fraction}, shape.head_dim);
     info.key_token_bits = info.value_token_bits = budget.token_bits;
     info.outlier_fraction_k = info.outlier_fraction_v = budget.outlier_fraction;
   }
@@ -123,9 +123,9 @@ artifact<S> make_artifact(model_shape const& shape, random_tokens const& tokens,
                        .key_sensitivity = std::vector<float>(tokens.channels, 1.0f),
                        .value_sensitivity = std::vector<float>(tokens.channels, 1.0f)};
   if constexpr (is_by_channel<typename S::key_format>) {
-    auto const plan = [&](bool by_pairs) { return detail::plan_of(shape, by_pairs, it.info.key_token_bits); };
-    layer.key_channels = uneven_channels(plan(true), layer.key_ranges, 1.2);
-    layer.value_channels = uneven_channels(plan(false), ranges_of(tokens.values(), format.outlier_fraction), 0.7);
+    layer.key_channels = uneven_channels(plan_of(shape, true), it.info.key_token_bits, layer.key_ranges, 1.2);
+    layer.value_channels = uneven_channels(plan_of(shape, false), it.info.value_token_bits,
+                                           ranges_of(tokens.values(), format.outlier_fraction), 0.7);
   }
   it.layers.assign(static_cast<std::size_t>(shape.layers), layer);
   return it;

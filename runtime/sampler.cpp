@@ -31,9 +31,10 @@ token_id sampler::next(std::span<float const> scores) {
     std::nth_element(candidates_.begin(), candidates_.begin() + options_.top_k, candidates_.end(), likelier);
     candidates_.resize(static_cast<std::size_t>(options_.top_k));
   }
-  std::sort(candidates_.begin(), candidates_.end(), likelier);
+  bool const some_are_cut = options_.top_k > 0 || options_.top_p < 1;  // without a cut any order will do
+  if (some_are_cut) std::sort(candidates_.begin(), candidates_.end(), likelier);
 
-  double const largest = candidates_.front().score;
+  double const largest = *std::max_element(scores.begin(), scores.end());
   double total = 0;
   for (candidate& it : candidates_)
     total += it.probability = std::exp((static_cast<double>(it.score) - largest) / options_.temperature);

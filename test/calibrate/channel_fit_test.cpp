@@ -20,7 +20,7 @@ using adaptive_spec = spec<adaptive, adaptive>;
 
 fit_options choosing(double bits, double outliers, channel_levels levels = channel_levels::shared) {
   fit_options options = small_fit();
-  options.by_channel = {bits, outliers, levels};
+  options.by_channel = {.budget = {bits, outliers}, .levels = levels};
   return options;
 }
 
@@ -61,13 +61,10 @@ TEST_CASE("every head has exactly its bits, in groups of eight channels, pairs o
   auto const it = fit<adaptive_spec>(observed(), choosing(bits, outliers, levels));
   auto const geometry = geometry_for<adaptive_spec>(it.info);
   double const elements = static_cast<double>(geometry.elements());
-  for (auto const& [codes, slots] :
-       {std::pair{geometry.k_code_bytes(), geometry.k_slots}, std::pair{geometry.v_code_bytes(), geometry.v_slots}}) {
-    double const used = 8 * static_cast<double>(codes + slots * sizeof(outlier)) / elements;
-    CHECK(used <= bits + 8.0 * 64 / elements);  // the rest of a page's last line becomes slots
-    if (bits <= 4) CHECK(used > bits - 8.0 / 16);
-    if (outliers == 0) CHECK(slots == 0);
-  }
+  double const used = 8 * static_cast<double>(geometry.used_bytes()) / (2 * elements);
+  CHECK(used <= bits + 8.0 * 64 / (2 * elements));  // the rest of a page's last line becomes slots
+  if (bits <= 4) CHECK(used > bits - 8.0 / 16);
+  if (outliers == 0) CHECK(geometry.k_slots + geometry.v_slots == 0);
   for (layer_artifact const& layer : it.layers) {
     check_widths(layer.key_channels, 16, it.info.key_token_bits);
     check_widths(layer.value_channels, 16, it.info.value_token_bits);
@@ -80,9 +77,7 @@ TEST_CASE("every head has exactly its bits, in groups of eight channels, pairs o
 }
 
 TEST_CASE("codes take what leaves about the slots that were asked for", "[calibrate]") {
-  auto const budget = [](double bits, double outliers) {
-    return detail::budget_of<adaptive_spec>({bits, outliers, channel_levels::shared}, 64);
-  };
+  auto const budget = [](double bits, double outliers) { return budget_of<adaptive_spec>({bits, outliers}, 64); };
   CHECK(budget(3, 0).token_bits == 192);
   CHECK(budget(3, 0).outlier_fraction == 0);
   CHECK(budget(3 + 1.0 / 64, 0).token_bits == 192);
@@ -101,6 +96,28 @@ TEST_CASE("codes take what leaves about the slots that were asked for", "[calibr
   CHECK_THROWS_AS(budget(NAN, 0), error);
   CHECK_THROWS_AS(budget(3, 1), error);
   CHECK_THROWS_AS(budget(17, 0), error);
+}
+
+TEST_CASE("bits go from side to side while the loss falls", "[calibrate]") {
+  auto const division = [](double bits, double value_weight) {
+    fit_options options = choosing(bits, 0);
+    options.by_channel.value_weight = value_weight;
+    auto const it = fit<adaptive_spec>(observed(), options);
+    return std::pair{it.info.key_token_bits, it.info.value_token_bits};
+  };
+  CHECK(division(2.5, 1e9) == std::pair{16, 64});  // all that values can use: codes of 4 bits
+  CHECK(division(2.5, 1e-9) == std::pair{64, 16});
+  CHECK(division(1.5, 1e9) == std::pair{16, 32});
+  CHECK(division(4, 1e9) == std::pair{64, 64});
+  auto const [keys, values] = division(2.5, 1);
+  auto const losses = detail::losses_of<adaptive_spec>(observed().layers());
+  auto const loss = [&](int key_bits) {
+    return detail::loss_of(losses.keys, plan_of(small_shape(), true), key_bits) +
+           detail::loss_of(losses.values, plan_of(small_shape(), false), keys + values - key_bits);
+  };
+  CHECK(keys + values == 80);
+  CHECK(loss(keys) <= loss(keys - 8));
+  CHECK(loss(keys) <= loss(keys + 8));
 }
 
 TEST_CASE("the loss that the fit reports is that of the values it has seen", "[calibrate]") {

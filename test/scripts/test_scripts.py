@@ -19,6 +19,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(SCRIPTS))
 
 import demo_report  # noqa: E402
+import quality_curve  # noqa: E402
 import roofline  # noqa: E402
 import tally  # noqa: E402
 from split_text import split_text  # noqa: E402
@@ -372,6 +373,51 @@ class Roofline(Workshop):
         for said in ("2/1/32", "8/8/64", "nuq4, 2 threads", "10.0 GB/s with 1 thread, 20.0 GB/s with 2 threads"):
             self.assertIn(said, first)
         roofline.plot(self.REPORT, self.plot)
+        self.assertEqual(self.plot.read_text(), first)
+
+
+class QualityCurve(Workshop):
+    @staticmethod
+    def report(*rows: dict) -> dict:
+        return {"model": "tiny", "text_hash": "01", "mode": "deployed", "context": 1024, "predictions": 8184,
+                "rows": [row("f16", 16, 0), *rows]}
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.found, self.plot = self.root / "found.json", self.root / "found.svg"
+
+    def test_rows_of_one_family_are_a_line(self) -> None:
+        for name, family in (("nuq3-1%", "nuq, 1% outliers"), ("nuq2-1%, Q-Norm", "nuq, 1% outliers"),
+                             ("nuq3", "nuq"), ("adaptive 2.5", "adaptive"), ("adaptive 2.25-0.39%", "adaptive, slots"),
+                             ("adaptive 3-0.39%/0.2%", "adaptive, slots"), ("q4_0", "q8_0, q4_0"), ("kivi2", "KIVI"),
+                             ("int3", "per token")):
+            self.assertEqual(quality_curve.family_of(name), family)
+
+    def test_reports_are_joined_and_rows_met_twice_count_once(self) -> None:
+        points = quality_curve.read_points([self.report(row("q4_0", 4.5, 0.1)),
+                                            self.report(row("q4_0", 4.5, 0.1), row("nuq3", 3, 0.2, 0.01))])
+        self.assertEqual([(it["family"], it["bits"], it["error"], it["kl"]) for it in points],
+                         [("q8_0, q4_0", 4.5, 0.2, 0.01), ("nuq", 3, 1, 0.01)])
+
+    def test_refuses_what_does_not_belong_together_and_what_is_no_report(self) -> None:
+        other = {**self.report(row("nuq3", 3, 0.2)), "context": 512}
+        with self.assertRaisesRegex(ValueError, "context is 512 in one report and 1024"):
+            quality_curve.read_points([self.report(row("q4_0", 4.5, 0.1)), other])
+        for content in ("", "[]", "{}", '{"rows": []}', '{"rows": [{"name": 1}]}'):
+            self.found.write_text(content)
+            done = self.run_script("quality_curve.py", str(self.found), "-o", str(self.plot))
+            self.assertEqual(done.returncode, 1, content)
+            self.assertRegex(done.stderr, r"\Aquality_curve.py: [^\n]+found.json: [^\n]+\n\Z")
+        self.assertFalse(self.plot.exists())
+
+    @unittest.skipUnless(importlib.util.find_spec("matplotlib"), "matplotlib is not installed")
+    def test_plots_the_same_bytes_again(self) -> None:
+        reports = [self.report(row("nuq4", 4, 0.01), row("nuq3", 3, 0.03), row("adaptive 2", 2, 0.05))]
+        quality_curve.plot(reports, self.plot)
+        first = self.plot.read_text()
+        for said in ("tiny: 8184 predictions, windows of 1024 tokens", "adaptive", "mean KL"):
+            self.assertIn(said, first)
+        quality_curve.plot(reports, self.plot)
         self.assertEqual(self.plot.read_text(), first)
 
 

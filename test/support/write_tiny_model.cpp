@@ -1,7 +1,7 @@
 /// \file
 /// Writes a tiny random model as a GGUF file, for tests that run the command line tool.
 /// Usage: write_tiny_model FILE [--architecture llama|qwen2] [--seed N] [--head-dim N] [--name TEXT] [--add-bos]
-///                              [--eos ID] [--chat-template TEXT] [--nan TENSOR] [--drop TENSOR]
+///                              [--no-bos] [--eos ID] [--chat-template TEXT] [--nan TENSOR] [--drop TENSOR]
 
 #include <cstdint>
 #include <cstdlib>
@@ -26,6 +26,7 @@ struct choices {
   std::string path;
   std::optional<std::string> name, chat_template, nan, drop;
   std::optional<std::uint32_t> eos;
+  bool has_bos = true;
 };
 
 choices parse(std::span<char*> arguments) {
@@ -46,6 +47,8 @@ choices parse(std::span<char*> arguments) {
       chosen.name = value();
     else if (word == "--add-bos")
       chosen.model.add_bos = true;
+    else if (word == "--no-bos")
+      chosen.has_bos = false;
     else if (word == "--eos")
       chosen.eos = static_cast<std::uint32_t>(std::stoul(value()));
     else if (word == "--chat-template")
@@ -74,8 +77,12 @@ void spoil_last_value(gguf_writer::tensor_record& tensor) {
   std::memcpy(tensor.data.data() + tensor.data.size() - sizeof nan, &nan, sizeof nan);
 }
 
+void remove(gguf_writer& file, std::string const& key) {
+  std::erase_if(file.entries, [&](gguf_writer::entry const& it) { return it.key == key; });
+}
+
 void rename(gguf_writer& file, std::string const& name) {
-  std::erase_if(file.entries, [](gguf_writer::entry const& it) { return it.key == "general.name"; });
+  remove(file, "general.name");
   file.set("general.name", name);
 }
 
@@ -85,6 +92,7 @@ int main(int argc, char** argv) try {
   choices const chosen = parse(std::span(argv, static_cast<std::size_t>(argc)).subspan(1));
   gguf_writer file = chosen.model.writer();
   if (chosen.name) rename(file, *chosen.name);
+  if (!chosen.has_bos) remove(file, "tokenizer.ggml.bos_token_id");
   if (chosen.eos) file.set("tokenizer.ggml.eos_token_id", *chosen.eos);
   if (chosen.chat_template) file.set("tokenizer.chat_template", *chosen.chat_template);
   if (chosen.nan) spoil_last_value(find(file, *chosen.nan));

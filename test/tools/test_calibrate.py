@@ -21,6 +21,32 @@ class CalibrateCase(ToolCase):
         return self.calibrate("bytes.kvq", *options).read_bytes()
 
 
+class DataFree(CalibrateCase):
+    def written(self, output: str, *options: str) -> bytes:
+        self.succeed("calibrate", self.model, "--data-free", "--samples", "3",
+                     "--context", "64", "--quiet", "-o", output, *options)
+        return (self.folder / output).read_bytes()
+
+    def test_the_text_is_the_models_own(self) -> None:
+        first = self.written("a.kvq")
+        origin = self.described(self.folder / "a.kvq")["info"]["origin"]
+        self.assertEqual((origin["text_hash"], origin["samples"], origin["context"], origin["seed"]),
+                         ("written by the model", 3, 64, 0))
+        self.assertEqual(self.written("b.kvq"), first)
+        self.written("c.kvq", "--seed", "5")
+        levels = [read_safetensors(self.folder / name)[1]["key.levels"] for name in ("a.kvq", "c.kvq")]
+        self.assertNotEqual(*levels)
+        self.assertRegex(self.succeed("inspect", "a.kvq"), "text hash +written by the model")
+
+    def test_what_cannot_be(self) -> None:
+        self.expect_error(1, ["no.gguf", "no BOS token"], "calibrate", self.write_model("no.gguf", "--no-bos"),
+                          "--data-free", "-o", "a.kvq")
+        self.expect_error(1, ["2048 tokens", "512, the model's context"], "calibrate", self.model, "--data-free", "-o",
+                          "a.kvq")
+        for options in ([], ["--data-free", "--text", self.text], ["--data-free", "--remove", "x"]):
+            self.assertNotEqual(self.run_tool("calibrate", self.model, "-o", "a.kvq", *options).returncode, 0)
+
+
 class OnePass(CalibrateCase):
     def test_several_widths_are_what_each_alone_is(self) -> None:
         self.calibrate("all-{bits}.kvq", "--bits", "4,3,2")
@@ -265,19 +291,20 @@ class Choices(CalibrateCase):
             path = self.folder / f"a{form}.kvq"
             info, tensors = self.described(path)["info"], read_safetensors(path)[1]
             self.assertEqual((info["spec"], info["outlier_fraction_k"]), ("adaptive", 0))
-            self.assertEqual((info["key_token_bits"], info["value_token_bits"]), (32 * bits, 32 * bits))
+            self.assertEqual(info["key_token_bits"] + info["value_token_bits"], 2 * 32 * bits)
             for side in ("key", "value"):
                 shape, widths = tensors[side + ".widths"]
                 self.assertEqual(shape, [LAYERS, KV_CHANNELS])
                 for first in range(0, len(widths), 32):
-                    self.assertEqual(sum(widths[first:first + 32]), 32 * bits)
+                    self.assertEqual(sum(widths[first:first + 32]), info[side + "_token_bits"])
         self.succeed("calibrate", "--from-stats", "s.stats", "--format", "adaptive", "--bits", "2.5", "--outliers", "0",
                      "-o", "again.kvq", "--quiet")
         self.assertEqual((self.folder / "again.kvq").read_bytes(), (self.folder / "a2.5.kvq").read_bytes())
 
     def test_adaptive_outliers_come_out_of_the_budget(self) -> None:
         info = self.described(self.calibrate("a.kvq", "--format", "adaptive", "--bits", "3"))["info"]
-        self.assertEqual(info["key_token_bits"], 88)  # 10 slots of 32 bits leave 91 bits a token
+        # 10 slots of 32 bits leave 91 bits a token on either side
+        self.assertEqual(info["key_token_bits"] + info["value_token_bits"], 2 * 88)
         self.assertEqual(info["outlier_fraction_k"], 16 / 2048)
         self.expect_error(1, ["1.1 bits", "expected at least 1"], "calibrate", self.model, "--text", self.text,
                           "--samples", "2", "--context", "64", "--format", "adaptive", "--bits", "1.1", "--outliers",

@@ -71,17 +71,19 @@ class Inspect(ToolCase):
 
     def test_adaptive_shows_its_bits_and_where_they_went(self) -> None:
         path = self.calibrate("a.kvq", "--format", "adaptive", "--bits", "2.5", "--outliers", "0")
-        lines = self.lines(path)
-        for expected in ("artifact adaptive", "bits of a key 2.500, of which 2.500 in codes of 1 to 4 bits",
+        lines, found = self.lines(path), self.succeed_json("inspect", path)
+        key, value = (found["info"][side + "_token_bits"] / 32 for side in ("key", "value"))
+        self.assertEqual(key + value, 2 * 2.5)
+        for expected in ("artifact adaptive", f"bits of a key {key:.3f}, of which {key:.3f} in codes of 1 to 4 bits",
+                         f"bits of a value {value:.3f}, of which {value:.3f} in codes of 1 to 4 bits",
                          "levels int8 of keys, int8 of values"):
             self.assertIn(expected.split(), lines)
         maps = lines[-LAYERS:]
         for layer, (number, *bars) in enumerate(maps):
             self.assertEqual((int(number), len(bars)), (layer, 2 * KV_HEADS))
             self.assertTrue(set("".join(bars)) <= set("▁▂▃▄▅▆█"))
-        found = self.succeed_json("inspect", path)
         widths = found["layers"][0]["value_widths"]
-        self.assertEqual((len(widths), sum(widths)), (KV_HEADS * 32, 2.5 * KV_HEADS * 32))
+        self.assertEqual((len(widths), sum(widths)), (KV_HEADS * 32, value * KV_HEADS * 32))
 
     def test_statistics(self) -> None:
         self.calibrate("a.kvq", "--stats", "s.stats")

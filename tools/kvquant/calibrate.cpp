@@ -5,7 +5,6 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <random>
 #include <utility>
 
 #include "kvquant/calibrate/artifact_io.hpp"
@@ -13,6 +12,7 @@
 #include "kvquant/calibrate/statistics_io.hpp"
 #include "runtime/scoring.hpp"
 #include "runtime/simulation/artifact_simulator.hpp"
+#include "tools/kvquant/calibration_text.hpp"
 #include "tools/kvquant/common.hpp"
 
 namespace kvquant::tool {
@@ -28,45 +28,25 @@ struct calibrate_options {
   common_options common;
   text_options text;
   std::string model, output, statistics_out, ranges_from;
+  bool data_free = false;
   std::vector<std::string> from_statistics;
   std::vector<double> bits = {3};
   std::string format = "nuq";
   std::optional<double> given_outliers;
-  int samples = 16, context = 2048, sinks = 1;
+  window_choice windows;
+  int sinks = 1;
   fit_weights weights = fit_weights::fisher;
   key_space keys = key_space::pre_rope;
   q_norm_choice q_norm = q_norm_choice::automatic;
   bool int8_levels = true;
   channel_levels levels_of = channel_levels::shared;
-  std::uint64_t seed = 0;
 
   bool by_channel() const { return format == adaptive::name; }
   double slots() const { return given_outliers.value_or(default_slots); }
 };
 
-using window = std::vector<runtime::token_id>;
-
 /// Of a channel's histogram: as fine as 16 levels need, outliers included.
 constexpr std::size_t channel_bins = 512;
-
-/// `samples` windows of `context` tokens with random starts; with a BOS first where the model asks for one.
-std::vector<window> choose_windows(calibrate_options const& options, runtime::tokenizer const& tokenizer,
-                                   std::string const& content) {
-  auto const ids = tokenizer.encode(content, {.add_special = false, .parse_special = false});
-  std::size_t const bos = tokenizer.add_bos() ? 1 : 0;
-  std::size_t const length = static_cast<std::size_t>(options.context) - bos;
-  require(ids.size() >= length, errc::bad_value, options.text.path, ": ", ids.size(),
-          " tokens, expected at least one window of ", length, " (--context)");
-  std::mt19937_64 random(options.seed);
-  std::vector<window> windows;
-  for (int sample = 0; sample < options.samples; ++sample) {
-    auto const start = static_cast<std::ptrdiff_t>(random() % (ids.size() - length + 1));
-    window one(bos, tokenizer.bos());
-    one.insert(one.end(), ids.begin() + start, ids.begin() + start + static_cast<std::ptrdiff_t>(length));
-    windows.push_back(std::move(one));
-  }
-  return windows;
-}
 
 /// First pass: the ranges of channels.
 class range_observer final : public runtime::kv_hook {
@@ -126,13 +106,14 @@ void observe_with_gradients(calibrator& statistics, key_space space, runtime::mo
 }
 
 calibration_options statistics_options(calibrate_options const& options, runtime::model_config const& config) {
-  return {.layers = config.layers,
-          .kv_channels = config.kv_channels(),
-          .outlier_fraction_k = options.given_outliers.value_or(default_outliers),
-          .outlier_fraction_v = options.given_outliers.value_or(default_outliers),
-          .sinks = options.sinks,
-          .max_tokens = static_cast<std::size_t>(options.samples) * static_cast<std::size_t>(options.context),
-          .channel_bins = options.by_channel() ? channel_bins : 0};
+  return {
+      .layers = config.layers,
+      .kv_channels = config.kv_channels(),
+      .outlier_fraction_k = options.given_outliers.value_or(default_outliers),
+      .outlier_fraction_v = options.given_outliers.value_or(default_outliers),
+      .sinks = options.sinks,
+      .max_tokens = static_cast<std::size_t>(options.windows.count) * static_cast<std::size_t>(options.windows.tokens),
+      .channel_bins = options.by_channel() ? channel_bins : 0};
 }
 
 /// Of what they are statistics.
@@ -214,7 +195,7 @@ artifact<S> fit_with_q_norm(calibrate_options const& options, calibration const&
                   .weights = options.weights,
                   .q_norm = options.q_norm == q_norm_choice::on,
                   .int8_levels = options.int8_levels,
-                  .by_channel = {bits, options.slots(), options.levels_of},
+                  .by_channel = {.budget = {bits, options.slots()}, .levels = options.levels_of},
                   .origin = from.saved.origin};
   artifact<S> plain = fit<S>(from.saved.statistics, how);
   bool const try_both = options.q_norm == q_norm_choice::automatic && S::key_format::fitted &&
@@ -297,10 +278,12 @@ saved_statistics merge_statistics(std::vector<std::string> const& paths) {
 void check_usage(calibrate_options const& options) try {
   require(options.model.empty() != options.from_statistics.empty(), errc::bad_value,
           "calibrate: expected either a MODEL or --from-stats");
-  require(options.model.empty() || !options.text.path.empty(), errc::bad_value, "calibrate: expected --text");
+  require(options.model.empty() || options.data_free || !options.text.path.empty(), errc::bad_value,
+          "calibrate: expected --text or --data-free");
   // The last token predicts nothing: without another beside the sinks there is nothing to learn from.
-  require(options.model.empty() || options.sinks <= options.context - 2, errc::bad_value, "--sinks ", options.sinks,
-          ": expected at most ", options.context - 2, ", two fewer than a window has tokens (--context)");
+  require(options.model.empty() || options.sinks <= options.windows.tokens - 2, errc::bad_value, "--sinks ",
+          options.sinks, ": expected at most ", options.windows.tokens - 2,
+          ", two fewer than a window has tokens (--context)");
   require(options.from_statistics.empty() || options.by_channel() || !options.given_outliers, errc::bad_value,
           "--outliers excludes --from-stats: the statistics were gathered within ranges that leave them out");
   for (double const bits : options.bits) {
@@ -328,14 +311,20 @@ void calibrate(calibrate_options const& options) {
     if (!options.statistics_out.empty()) save(from.saved, options.statistics_out);
     return;
   }
-  std::string const content = read_text(options.text);
+  std::string const content = options.data_free ? "" : read_text(options.text);
   model_file opened(options.model, options.common.threads);
-  std::vector<window> const windows = choose_windows(options, opened.tokenizer, content);
+  std::vector<window> windows;
+  if (options.data_free)
+    require_bos(opened, options.model);
+  else
+    windows = choose_windows(options.windows, opened.tokenizer, content, options.text.path);
   calibrator empty = begin_statistics(options, opened);
   runtime::model const model(opened.file, opened.pool);
-  provenance const origin{opened.config.name, opened.file.hash(), opened.tokenizer.hash(),
-                          text_hash(content), options.samples,    options.context,
-                          options.seed};
+  if (options.data_free) windows = write_windows(options.windows, model, opened, options.common.quiet);
+  provenance const origin{opened.config.name,      opened.file.hash(),
+                          opened.tokenizer.hash(), options.data_free ? std::string(own_text) : text_hash(content),
+                          options.windows.count,   options.windows.tokens,
+                          options.windows.seed};
   calibration const from{
       {gather(options, std::move(empty), model, windows), runtime::shape_of(opened.config), options.keys, origin},
       &model,
@@ -350,7 +339,12 @@ void add_calibrate(CLI::App& app) {
   auto* const command = app.add_subcommand("calibrate", "learn codebooks and ranges from a model and a text");
   auto const options = std::make_shared<calibrate_options>();
   command->add_option("MODEL", options->model, "GGUF file");
-  add_text(*command, options->text);
+  auto* const text = add_text(*command, options->text);
+  command
+      ->add_flag("--data-free", options->data_free,
+                 "in place of a text: windows that the model writes itself, from BOS and --seed on")
+      ->excludes(text)
+      ->excludes(command->get_option("--remove"));
   command->add_option("-o,--output", options->output, "artifact to write; {bits} stands for the width")
       ->type_name("FILE");
   command->add_option("--bits", options->bits, "widths, all from one pass: 4,3,2")
@@ -363,8 +357,10 @@ void add_calibrate(CLI::App& app) {
       ->add_option("--outliers", options->given_outliers,
                    "fraction of values kept sparse: 0.01; adaptive, which pays them out of --bits: 0.005")
       ->check(CLI::Range(0.0, 0.5));
-  command->add_option("--samples", options->samples, "windows")->check(CLI::Range(1, 1 << 20))->capture_default_str();
-  command->add_option("--context", options->context, "tokens per window")
+  command->add_option("--samples", options->windows.count, "windows")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command->add_option("--context", options->windows.tokens, "tokens per window")
       ->check(CLI::Range(2, 1 << 24))
       ->capture_default_str();
   command->add_option("--sinks", options->sinks, "first tokens kept exact")
@@ -387,7 +383,7 @@ void add_calibrate(CLI::App& app) {
   add_choice<bool>(*command, "--levels", options->int8_levels,
                    "fitted levels that codes read as: rounded so that integers hold them exactly, or as fitted",
                    {{"int8", true}, {"float", false}});
-  command->add_option("--seed", options->seed, "of the windows' starts")
+  command->add_option("--seed", options->windows.seed, "of the windows' starts")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command->add_option("--stats", options->statistics_out, "keep the statistics of the pass")->type_name("FILE");
@@ -398,7 +394,8 @@ void add_calibrate(CLI::App& app) {
       command
           ->add_option("--from-stats", options->from_statistics, "fit these (merged) statistics again, without a model")
           ->type_name("STATS");
-  for (char const* const settled : {"--text", "--samples", "--context", "--sinks", "--keys", "--seed", "--ranges"})
+  for (char const* const settled :
+       {"--text", "--data-free", "--samples", "--context", "--sinks", "--keys", "--seed", "--ranges"})
     from_statistics->excludes(command->get_option(settled));
   add_common(*command, options->common);
   command->callback([options] { calibrate(*options); });

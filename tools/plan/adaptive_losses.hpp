@@ -4,12 +4,11 @@
 
 #include <array>
 #include <cstddef>
-#include <cstdint>
 #include <span>
 #include <vector>
 
 #include "kvquant/calibrate/allocate.hpp"
-#include "kvquant/calibrate/channel_fit.hpp"
+#include "kvquant/calibrate/channel_widths.hpp"
 #include "kvquant/calibrate/statistics.hpp"
 #include "kvquant/quantize/spec.hpp"
 #include "tools/plan/cache_format.hpp"
@@ -31,18 +30,15 @@ class adaptive_losses {
     double loss = 0;      ///< Σ F residual²
     double share = 0;     ///< of the channel's elements
   };
-  struct channel_losses {
-    width_losses by_width{};                                    ///< of 1 to 4 bits
-    std::array<std::vector<bin_loss>, most_channel_bits> bins;  ///< of 1 to 4 bits
-  };
+  using bins_by_width = std::array<std::vector<bin_loss>, most_channel_bits>;  // of 1 to 4 bits
 
-  static channel_losses losses_of(channel_statistics const& channel, double sensitivity);
-  std::vector<std::uint8_t> widths_of(width_plan const& plan, std::size_t first_unit) const;
+  static bins_by_width bins_of(channel_statistics const& channel, double sensitivity);
   double kept_by_slots(std::span<bin_loss const> bins, double elements) const;
 
   model_shape shape_;
   bool is_key_;
-  std::vector<channel_losses> channels_;
+  std::vector<width_losses> by_width_;  // [kv_channels]
+  std::vector<bins_by_width> bins_;     // [kv_channels]
 };
 
 }  // namespace kvquant::plan

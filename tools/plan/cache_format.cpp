@@ -52,8 +52,7 @@ struct side_sizes {
 
 side_sizes sizes_of(side_format const& side, int head_dim) {
   if (!side.by_channel()) return {side.id.bits, 0, side.outlier_fraction};
-  auto const budget =
-      detail::budget_of<spec<adaptive, adaptive>>({side.bits, side.outlier_fraction, channel_levels::shared}, head_dim);
+  auto const budget = budget_of<spec<adaptive, adaptive>>({side.bits, side.outlier_fraction}, head_dim);
   return {adaptive::bits, budget.token_bits, budget.outlier_fraction};
 }
 

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "kvquant/calibrate/statistics.hpp"
@@ -15,6 +16,9 @@
 #include "kvquant/quantize/spec.hpp"
 
 namespace kvquant {
+
+/// The `text_hash` of calibrations on what the model wrote itself, from the seed on.
+inline constexpr std::string_view own_text = "written by the model";
 
 /// Where an artifact comes from. Hashes are whatever identifies the thing to the runtime; an artifact serves the model
 /// of its `model_hash` alone.

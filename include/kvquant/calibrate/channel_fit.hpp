@@ -1,7 +1,6 @@
 #pragma once
 /// \file
-/// Levels and ranges of formats that are `by_channel`: what each channel loses at each width, which width it gets, and
-/// what its codes read as.
+/// Levels and ranges of formats that are `by_channel`: what the codes of channels read as whose widths are chosen.
 
 #include <algorithm>
 #include <array>
@@ -14,8 +13,9 @@
 #include <utility>
 #include <vector>
 
-#include "kvquant/calibrate/allocate.hpp"
 #include "kvquant/calibrate/artifact.hpp"
+#include "kvquant/calibrate/budget.hpp"
+#include "kvquant/calibrate/channel_widths.hpp"
 #include "kvquant/calibrate/kmeans.hpp"
 #include "kvquant/calibrate/statistics.hpp"
 #include "kvquant/core/error.hpp"
@@ -29,31 +29,12 @@ enum class channel_levels {
   own      ///< a table per channel
 };
 
-/// How a side's channels are cut: units that share a width, in heads.
-struct width_plan {
-  std::vector<std::vector<std::size_t>> units{};  ///< [kv_heads · units] channels
-  std::size_t units_per_head = 0;
-  std::size_t quantum = 0;     ///< units of one width come in multiples of it
-  std::size_t token_bits = 0;  ///< of a head's codes
-};
-
 namespace detail {
 
 /// A channel's line: level → x.
 struct line {
   double scale = 1, zero = 0;
 };
-
-/// Bins of one channel with mass, in x itself: Σ w, Σ w x, Σ w x² each, by rising x.
-inline std::vector<moments> bins_in_x(channel_statistics const& channel) {
-  affine const map = affine_of(channel.range);
-  double const s = map.scale, z = map.zero;
-  std::vector<moments> bins;
-  for (moments const& it : channel.values.bins())
-    if (it.mass > 0)
-      bins.push_back({it.mass, s * it.first + z * it.mass, s * s * it.second + 2 * s * z * it.first + z * z * it.mass});
-  return bins;
-}
 
 inline moments total_of(std::span<moments const> bins) {
   moments sum;
@@ -165,9 +146,9 @@ class channel_fitter {
     for (channel_statistics const& channel : side.channels) channels_.push_back(bins_in_x(channel));
   }
 
-  channel_codes fit(width_plan const& plan) const {
+  channel_codes fit(width_plan const& plan, std::vector<std::uint8_t> widths) const {
     channel_codes out;
-    out.widths = choose_widths(plan);
+    out.widths = std::move(widths);
     for (channel_statistics const& channel : side_.channels) out.seen.push_back(channel.range);
     out.maps.resize(channels_.size());
     out.table_of.resize(channels_.size());
@@ -200,29 +181,6 @@ class channel_fitter {
 
  private:
   static constexpr int rounds = 12;
-
-  std::vector<std::uint8_t> choose_widths(width_plan const& plan) const {
-    std::vector<width_losses> const losses = channel_losses();
-    std::vector<std::uint8_t> widths(channels_.size());
-    for (std::size_t first = 0; first < plan.units.size(); first += plan.units_per_head) {
-      std::vector<width_losses> of_head(plan.units_per_head, width_losses{});
-      for (std::size_t unit = 0; unit < plan.units_per_head; ++unit)
-        for (std::size_t const channel : plan.units[first + unit])
-          for (std::size_t i = 0; i < most_channel_bits; ++i) of_head[unit][i] += losses[channel][i];
-      auto const chosen = allocate_widths(of_head, plan.quantum, plan.token_bits / plan.units[first].size());
-      for (std::size_t unit = 0; unit < plan.units_per_head; ++unit)
-        for (std::size_t const channel : plan.units[first + unit]) widths[channel] = chosen[unit];
-    }
-    return widths;
-  }
-  /// With levels of a channel's own: close to those of its group, which depend on what widths others get.
-  std::vector<width_losses> channel_losses() const {
-    std::vector<width_losses> losses(channels_.size());
-    for (std::size_t c = 0; c < channels_.size(); ++c)
-      for (std::size_t width = 0; !channels_[c].empty() && width < most_channel_bits; ++width)
-        losses[c][width] = exact_kmeans(channels_[c], std::size_t{2} << width).objective;
-    return losses;
-  }
 
   /// Tables for groups of a head's units: of one width, and alike in skew, which no line can give a table.
   void fit_shared(width_plan const& plan, channel_codes& out) const {

@@ -5,16 +5,19 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <span>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "kvquant/calibrate/artifact.hpp"
+#include "kvquant/calibrate/budget.hpp"
 #include "kvquant/calibrate/calibrator.hpp"
 #include "kvquant/calibrate/channel_fit.hpp"
+#include "kvquant/calibrate/channel_widths.hpp"
 #include "kvquant/calibrate/kmeans.hpp"
 #include "kvquant/core/error.hpp"
 #include "kvquant/format/int8_grid.hpp"
-#include "kvquant/rope/rope.hpp"
 
 namespace kvquant {
 
@@ -26,9 +29,11 @@ struct fit_options {
   bool int8_levels = true;  ///< round what codes of up to 4 bits read as to an `int8_grid`
   /// Of formats that are `by_channel`. They keep no values beyond ranges; their outliers are those of pages.
   struct channel_choice {
-    double bits = 3;              ///< of an element, sparse ones included
-    double outlier_fraction = 0;  ///< of a page's elements; their 32 bits each are paid from `bits`
+    channel_budget budget{};
     channel_levels levels = channel_levels::shared;
+    /// What a loss of values counts beside an equal one of keys where bits are divided between them. Measured: see
+    /// docs/design.md.
+    double value_weight = 1.3;
   } by_channel = {};
   provenance origin = {};
 };
@@ -74,64 +79,6 @@ q_norm q_norm_of(histogram const& values, typename F::table const& table) {
   return fit_q_norm(before, after);
 }
 
-/// The bits of one side of a page, cut into codes and slots.
-struct page_budget {
-  int token_bits = 0;           ///< of a head's codes
-  double outlier_fraction = 0;  ///< of a page's elements
-};
-
-/// Slots take 32 bits each, codes what is left, in groups of 8 channels: as many groups as leave nearest to the slots
-/// that were asked for, but some where there are to be any. Throws `bad_value` for fewer bits than codes of 1 bit need.
-template <Spec S>
-page_budget budget_of(fit_options::channel_choice const& choice, int head_dim) {
-  constexpr int group = 8, slot_bits = 8 * sizeof(outlier);
-  double const elements = static_cast<double>(S::page_tokens) * head_dim;
-  require(std::isfinite(choice.bits) && choice.bits > 0 && choice.bits <= 16 && choice.outlier_fraction >= 0 &&
-              choice.outlier_fraction < 1,
-          errc::bad_value, "fit: ", choice.bits, " bits with a fraction of ", choice.outlier_fraction,
-          " outliers, expected up to 16 bits and [0, 1)");
-  double const all = std::round(choice.bits * elements), slots = std::round(choice.outlier_fraction * elements);
-  double const of_codes = (all - slots * slot_bits) / S::page_tokens;
-  require(of_codes >= head_dim, errc::bad_value, "fit: ", choice.bits, " bits with a fraction of ",
-          choice.outlier_fraction, " outliers leave ", of_codes / head_dim, " for a code, expected at least 1");
-  auto const left_for_slots = [&](int token_bits) {
-    return std::floor((all - static_cast<double>(token_bits) * S::page_tokens) / slot_bits);
-  };
-  int token_bits = static_cast<int>(of_codes) / group * group;
-  if (slots > 0 && of_codes - token_bits > group / 2 && left_for_slots(token_bits + group) > 0) token_bits += group;
-  token_bits = std::min(token_bits, static_cast<int>(most_channel_bits) * head_dim);
-  return {token_bits, slots > 0 ? left_for_slots(token_bits) / elements : 0};
-}
-
-/// Keys by the pairs that RoPE turns, values channel by channel; widths in groups of 8 channels.
-inline width_plan plan_of(model_shape const& shape, bool by_pairs, int token_bits) {
-  constexpr std::size_t group = 8;
-  auto const d = static_cast<std::size_t>(shape.head_dim), heads = static_cast<std::size_t>(shape.kv_heads);
-  auto const rotary = static_cast<std::size_t>(rope(shape.rope, shape.head_dim).rotary_dim());
-  width_plan plan{.units_per_head = by_pairs ? d / 2 : d,
-                  .quantum = by_pairs ? group / 2 : group,
-                  .token_bits = static_cast<std::size_t>(token_bits)};
-  for (std::size_t head = 0; head < heads; ++head)
-    for (std::size_t unit = 0; unit < plan.units_per_head; ++unit) {
-      auto const [first, second] = pair_of(shape.rope.pairing, rotary, unit);
-      if (by_pairs)
-        plan.units.push_back({head * d + first, head * d + second});
-      else
-        plan.units.push_back({head * d + unit});
-    }
-  return plan;
-}
-
-/// The codes of one side of a layer, and how well they fit: the loss, and that of channels which read as their mean.
-inline channel_codes fit_channels(side_statistics const& side, width_plan const& plan, fit_options const& options,
-                                  int grid_limit, codebook& report) {
-  channel_fitter const fitter(side, options.by_channel.levels, grid_limit, options.int8_levels);
-  channel_codes codes = fitter.fit(plan);
-  report.objective = fitter.error(codes);
-  report.mass = fitter.spread();
-  return codes;
-}
-
 template <Format F>
 codebook fit_codebook(side_statistics const& side, fit_options const& options, int grid_limit) {
   histogram const& values = side.of(options.weights);
@@ -157,21 +104,59 @@ template <Spec S>
 inline constexpr bool has_one_codebook = (S::key_format::fitted && !is_by_channel<typename S::key_format>) ||
                                          (S::value_format::fitted && !is_by_channel<typename S::value_format>);
 
+/// [layers] of both sides, empty where the format is not `by_channel`.
+struct model_losses {
+  side_losses keys{}, values{};
+};
 template <Spec S>
-void take_budget(fit_options const& options, int& token_bits, double& outlier_fraction) {
-  page_budget const budget = budget_of<S>(options.by_channel, options.shape.head_dim);
-  token_bits = budget.token_bits;
-  outlier_fraction = budget.outlier_fraction;
+model_losses losses_of(std::span<layer_statistics const> layers) {
+  auto const of_side = [&]<Format F>(std::type_identity<F>, side_statistics layer_statistics::*side) {
+    side_losses losses(layers.size());
+    if constexpr (is_by_channel<F>)
+      std::transform(layers.begin(), layers.end(), losses.begin(),
+                     [&](layer_statistics const& layer) { return channel_losses(layer.*side); });
+    return losses;
+  };
+  return {of_side(std::type_identity<typename S::key_format>{}, &layer_statistics::key),
+          of_side(std::type_identity<typename S::value_format>{}, &layer_statistics::value)};
+}
+
+/// Divides the bits of pages between codes and slots, and where both sides are `by_channel` between keys and values.
+template <Spec S>
+void take_budget(fit_options const& options, model_losses const& losses, artifact_info& info) {
+  constexpr bool keys = is_by_channel<typename S::key_format>, values = is_by_channel<typename S::value_format>;
+  if constexpr (keys || values) {
+    page_budget const budget = budget_of<S>(options.by_channel.budget, options.shape.head_dim);
+    side_bits bits{keys ? budget.token_bits : 0, values ? budget.token_bits : 0};
+    if (keys && values)
+      bits = bit_division(losses.keys, losses.values, options.shape, options.by_channel.value_weight)
+                 .from(budget.token_bits);
+    info.key_token_bits = bits.key;
+    info.value_token_bits = bits.value;
+    if (keys) info.outlier_fraction_k = budget.outlier_fraction;
+    if (values) info.outlier_fraction_v = budget.outlier_fraction;
+  }
+}
+
+/// The codes of one side of a layer, and how well they fit: the loss, and that of channels which read as their mean.
+inline channel_codes fit_channels(side_statistics const& side, std::span<width_losses const> losses,
+                                  fit_options const& options, bool is_key, int token_bits, codebook& report) {
+  channel_fitter const fitter(side, options.by_channel.levels, is_key ? key_grid_limit : value_grid_limit,
+                              options.int8_levels);
+  width_plan const plan = plan_of(options.shape, is_key);
+  channel_codes codes = fitter.fit(plan, choose_widths(losses, plan, token_bits).widths);
+  report.objective = fitter.error(codes);
+  report.mass = fitter.spread();
+  return codes;
 }
 
 template <Format F>
-void fit_side(side_statistics const& side, fit_options const& options, bool is_key, int token_bits, codebook& book,
-              channel_codes& channels) {
-  int const limit = is_key ? key_grid_limit : value_grid_limit;
+void fit_side(side_statistics const& side, std::span<width_losses const> losses, fit_options const& options,
+              bool is_key, int token_bits, codebook& book, channel_codes& channels) {
   if constexpr (is_by_channel<F>)
-    channels = fit_channels(side, plan_of(options.shape, is_key, token_bits), options, limit, book);
+    channels = fit_channels(side, losses, options, is_key, token_bits, book);
   else
-    book = fit_codebook<F>(side, options, limit);
+    book = fit_codebook<F>(side, options, is_key ? key_grid_limit : value_grid_limit);
 }
 
 /// A side may have weights that are all zero (a gradient that vanishes), so it is enough that one fitted side has some.
@@ -224,21 +209,22 @@ artifact<S> fit(calibrator const& statistics, fit_options const& options) {
                  .q_norm = options.q_norm && detail::has_one_codebook<S>,
                  .origin = options.origin,
                  .hash = {}};
-  if constexpr (is_by_channel<key_format>)
-    detail::take_budget<S>(options, result.info.key_token_bits, result.info.outlier_fraction_k);
-  if constexpr (is_by_channel<value_format>)
-    detail::take_budget<S>(options, result.info.value_token_bits, result.info.outlier_fraction_v);
-  for (layer_statistics const& layer : statistics.layers()) {
-    detail::require_statistics<S>(layer, result.layers.size(), options.weights);
+  std::span<layer_statistics const> const layers = statistics.layers();
+  for (std::size_t i = 0; i < layers.size(); ++i) detail::require_statistics<S>(layers[i], i, options.weights);
+  detail::model_losses const losses = detail::losses_of<S>(layers);
+  detail::take_budget<S>(options, losses, result.info);
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    layer_statistics const& layer = layers[i];
     result.layers.push_back({.key_ranges = layer.key_ranges,
                              .key = {},
                              .value = {},
                              .key_sensitivity = detail::to_floats(layer.key.sensitivity),
                              .value_sensitivity = detail::to_floats(layer.value.sensitivity)});
     layer_artifact& to = result.layers.back();
-    detail::fit_side<key_format>(layer.key, options, true, result.info.key_token_bits, to.key, to.key_channels);
-    detail::fit_side<value_format>(layer.value, options, false, result.info.value_token_bits, to.value,
-                                   to.value_channels);
+    detail::fit_side<key_format>(layer.key, losses.keys[i], options, true, result.info.key_token_bits, to.key,
+                                 to.key_channels);
+    detail::fit_side<value_format>(layer.value, losses.values[i], options, false, result.info.value_token_bits,
+                                   to.value, to.value_channels);
     auto const head_dim = static_cast<std::size_t>(options.shape.head_dim);
     result.info.own_levels |= has_own_levels(to.key_channels, head_dim) || has_own_levels(to.value_channels, head_dim);
   }

@@ -43,7 +43,7 @@ TEST_CASE("losses are half of what the fits leave", "[plan]") {
   CHECK(losses_in(losses.keys, "f16").total() == 0);
 
   fit_options own = small_fit();
-  own.by_channel = {2.5, 0, channel_levels::own};
+  own.by_channel = {.budget = {2.5, 0}, .levels = channel_levels::own};
   own.int8_levels = false;
   auto const adaptive25 = fit<spec<adaptive, adaptive>>(statistics, own);
   for (std::size_t layer = 0; layer < 2; ++layer) {  // ranges are kept in binary16
