@@ -7,7 +7,7 @@ import subprocess
 
 from tool_case import KVQUANT, ToolCase, main
 
-SUBCOMMANDS = ("bench attend", "bench seal", "calibrate", "eval", "generate", "inspect", "tokenize")
+SUBCOMMANDS = ("bench attend", "bench seal", "calibrate", "eval", "generate", "inspect", "task", "tokenize")
 
 
 class Usage(ToolCase):

@@ -9,7 +9,6 @@
 
 #include "kvquant/core/config.hpp"
 #include "kvquant/core/error.hpp"
-#include "measure/job.hpp"
 #include "runtime/artifact_label.hpp"
 #include "runtime/simulation/baselines.hpp"
 #include "tools/kvquant/evaluated_cache.hpp"
@@ -105,8 +104,8 @@ std::vector<sample_group> drift_groups(task_options const& options, tasks::promp
   return groups;
 }
 
-std::vector<sample_group> make_groups(task_options const& options, model_file const& opened) {
-  auto const plan = plan_of(options, opened);
+std::vector<sample_group> make_groups(task_options const& options, tasks::sample_plan const& plan,
+                                      model_file const& opened) {
   tasks::prompt_maker const maker(opened.tokenizer,
                                   options.raw ? std::nullopt : tasks::read_chat_frame(opened.file, opened.tokenizer));
   if (options.name == "ruler") return ruler_groups(options, maker, plan);
@@ -172,12 +171,13 @@ std::string hash_of(std::vector<sample_group> const& groups) {
   return hash.hex();
 }
 
-nlohmann::json header_of(task_options const& options, model_file const& opened, std::vector<sample_group> const& groups,
-                         std::vector<named_cache> const& caches) {
+nlohmann::json header_of(task_options const& options, tasks::sample_plan const& plan, model_file const& opened,
+                         std::vector<sample_group> const& groups, std::vector<named_cache> const& caches) {
   nlohmann::json header = {
-      {"kvquant_results", 1},        {"version", KVQUANT_VERSION},       {"task", options.name},
-      {"model", opened.config.name}, {"model_hash", opened.file.hash()}, {"backend", options.backend},
-      {"seed", options.seed},        {"samples_hash", hash_of(groups)}};
+      {"kvquant_results", 1},          {"version", KVQUANT_VERSION},       {"task", options.name},
+      {"model", opened.config.name},   {"model_hash", opened.file.hash()}, {"backend", options.backend},
+      {"lengths", plan.lengths},       {"samples", plan.samples},          {"seed", options.seed},
+      {"tokens_hash", hash_of(groups)}};
   for (named_cache const& it : caches) header["caches"].push_back({{"name", it.name}, {"hash", it.hash}});
   if (options.name == "drift")
     header["sampling"] = {{"temperature", options.sampling.temperature},
@@ -194,9 +194,10 @@ void run_task(task_options const& options) {
     if (!it.empty()) inputs.push_back(it);
   check_outputs({options.common.json, options.output}, inputs);
   model_file opened(options.model, options.common.threads);
-  auto const groups = make_groups(options, opened);
+  auto const plan = plan_of(options, opened);
+  auto const groups = make_groups(options, plan, opened);
   auto const caches = make_caches(options, opened, longest_sample(groups, opened));
-  auto const header = header_of(options, opened, groups, caches);
+  auto const header = header_of(options, plan, opened, groups, caches);
   tasks::results_file results(options.output, header);
   runtime::model const model(opened.file, opened.pool);
   task_run const run{options, opened, model, caches, header, results};
@@ -210,12 +211,24 @@ void run_task(task_options const& options) {
   if (!options.common.quiet) print_task(run);
 }
 
+/// A whole number of few digits; none for anything else.
+std::optional<std::size_t> parse_number(std::string_view word) {
+  if (word.empty() || word.size() > 9 || word.find_first_not_of("0123456789") != word.npos) return std::nullopt;
+  return std::stoul(std::string(word));
+}
+
+std::size_t parse_length(std::string_view word) {
+  bool const thousands = word.ends_with('k') || word.ends_with('K');
+  auto const number = parse_number(word.substr(0, word.size() - (thousands ? 1 : 0)));
+  require(number.value_or(0) > 0, errc::bad_value, "\"", word, "\", expected tokens, as in 512 or 2k");
+  return *number * (thousands ? 1024 : 1);
+}
+
 /// A share of a hundred.
 int parse_depth(std::string_view word) {
-  bool const digits = !word.empty() && word.size() <= 3 && word.find_first_not_of("0123456789") == word.npos;
-  int const depth = digits ? std::stoi(std::string(word)) : -1;
-  require(depth >= 0 && depth <= 100, errc::bad_value, "\"", word, "\", expected a number from 0 to 100");
-  return depth;
+  auto const depth = parse_number(word);
+  require(depth && *depth <= 100, errc::bad_value, "\"", word, "\", expected a number from 0 to 100");
+  return static_cast<int>(*depth);
 }
 
 /// Throws bad usage for options that the task does not read.
@@ -251,9 +264,9 @@ void add_what(CLI::App& command, task_options& options) {
       ->check(CLI::IsMember(std::vector<std::string>(baselines.begin(), baselines.end())))
       ->allow_extra_args(false);
   add_list(command, "--lengths", options.lengths,
-           "tokens of prompt and answer, as in 512,1K (drift: tokens to write; longbench: prompts that are longer "
+           "tokens of prompt and answer, as in 512,1k (drift: tokens to write; longbench: prompts that are longer "
            "lose their middle)",
-           measure::parse_context);
+           parse_length);
   command
       .add_option("--samples", options.samples,
                   "of each kind, length and depth; longbench: of each dataset, all if not given")

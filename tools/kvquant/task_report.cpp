@@ -219,7 +219,8 @@ void print_needle(task_run const& run, collected_lines const& lines) {
 void print_drift(task_run const& run, collected_lines const& lines) {
   row_key const key = lines.keys_over_depths().front();
   table rows = {{"cache", "first differs at", "same %", "KL"}};
-  for (json const& bucket : drift_row(lines, key, "f16").at("buckets"))
+  json const of_f16 = drift_row(lines, key, "f16");
+  for (json const& bucket : of_f16.at("buckets"))
     rows[0].push_back(fmt::format("KL {}+", bucket.at("first").get<std::size_t>()));
   for (named_cache const& cache : run.caches) {
     json const row = drift_row(lines, key, cache.name);

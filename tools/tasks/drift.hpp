@@ -31,9 +31,11 @@ inline drift drift_of(std::span<runtime::token_id const> written, std::span<runt
   auto const bucket = [&](std::size_t first, std::size_t count) {
     drift_bucket it{.first = first, .count = count};
     for (std::size_t i = first; i < first + count; ++i) {
-      it.kl += kl[i] / static_cast<double>(count);
-      it.agreement += (written[i] == chosen[i] ? 1.0 : 0.0) / static_cast<double>(count);
+      it.kl += kl[i];
+      it.agreement += written[i] == chosen[i] ? 1 : 0;
     }
+    it.kl /= static_cast<double>(count);
+    it.agreement /= static_cast<double>(count);
     return it;
   };
   drift out{.first_divergence = std::nullopt, .all = bucket(0, written.size()), .buckets = {}};

@@ -78,15 +78,15 @@ haystack generated_prose(random_source& random, std::size_t sentences) {
 
 haystack sentences_of(std::string_view text) {
   haystack out;
-  while (!text.empty()) {
-    std::size_t const stop = text.find_first_of(".!?\n");
-    std::size_t const end = stop == text.npos ? text.size() : stop + 1;
+  std::size_t start = 0;
+  for (std::size_t i = 0; i < text.size(); ++i) {
     // "3.14" and "e.g." go on behind the stop.
-    bool const goes_on = end < text.size() && text[end - 1] == '.' && text[end] != ' ' && text[end] != '\n';
-    std::size_t const whole = goes_on ? std::min(text.find_first_of(" \n", end), text.size()) : end;
-    if (std::string_view const sentence = trimmed(text.substr(0, whole)); !sentence.empty())
-      out.sentences.emplace_back(sentence);
-    text.remove_prefix(whole);
+    bool const last = i + 1 == text.size(), stop = text[i] == '.' || text[i] == '!' || text[i] == '?';
+    bool const ends = last || text[i] == '\n' || (stop && (text[i + 1] == ' ' || text[i + 1] == '\n'));
+    if (!ends) continue;
+    if (std::string_view const it = trimmed(text.substr(start, i + 1 - start)); !it.empty())
+      out.sentences.emplace_back(it);
+    start = i + 1;
   }
   require(!out.sentences.empty(), errc::bad_value, "a text to hide needles in has no sentences");
   return out;
