@@ -195,6 +195,8 @@ class Resuming(TaskCase):
         self.calibrate("a.kvq", "--seed", "1")
         self.expect_error(1, ["r.jsonl", '"caches"', '"hash"'], *common, "--samples", "1", "--artifact", "a.kvq")
         other = self.write_model("other.gguf", "--seed", "2")
+        (self.folder / "r.jsonl").unlink()
+        self.succeed(*common, "--samples", "1")
         self.expect_error(1, ["r.jsonl", '"model_hash"'], "task", other, *common[2:], "--samples", "1")
 
     def test_files_of_anything_else_stay(self) -> None:

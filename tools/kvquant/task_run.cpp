@@ -27,12 +27,20 @@ bool has_all(task_run const& run, sample_group const& group, std::size_t cache) 
   return std::all_of(group.begin(), group.end(), [&](sample const& it) { return has_line(run, it, cache); });
 }
 
-/// Lines that are to come.
+/// Lines of a sample that are to come.
+std::size_t missing_lines(task_run const& run, sample const& it) {
+  std::size_t missing = 0;
+  for (std::size_t cache = 0; cache < run.caches.size(); ++cache) missing += has_line(run, it, cache) ? 0 : 1;
+  return missing;
+}
+std::size_t missing_lines(task_run const& run, sample_group const& group) {
+  std::size_t missing = 0;
+  for (sample const& it : group) missing += missing_lines(run, it);
+  return missing;
+}
 std::size_t missing_lines(task_run const& run, std::vector<sample_group> const& groups) {
   std::size_t missing = 0;
-  for (sample_group const& group : groups)
-    for (sample const& it : group)
-      for (std::size_t cache = 0; cache < run.caches.size(); ++cache) missing += has_line(run, it, cache) ? 0 : 1;
+  for (sample_group const& group : groups) missing += missing_lines(run, group);
   return missing;
 }
 
@@ -46,16 +54,16 @@ nlohmann::json line_of(task_run const& run, sample const& it, std::size_t cache)
   return line;
 }
 
-/// An answer's first line, behind empty ones; all that there is if it has no end.
-std::string first_line(std::string const& text) {
-  std::size_t const start = std::min(text.find_first_not_of('\n'), text.size());
-  return text.substr(start, text.find('\n', start) - start);
+/// The first line of an answer that is not empty, and whether it is at its end.
+std::pair<std::string, bool> first_line(std::string const& text) {
+  std::size_t const start = std::min(text.find_first_not_of('\n'), text.size()), end = text.find('\n', start);
+  return {text.substr(start, end - start), end != text.npos};
 }
 
 /// What counts of the tokens of an answer.
 std::string counted_text(task_run const& run, sample const& it, std::span<token_id const> ids) {
   std::string text = run.opened.tokenizer.decode(ids);
-  return it.first_line ? first_line(text) : text;
+  return it.first_line ? first_line(text).first : text;
 }
 
 tasks::answer_rules rules_for(task_run const& run, sample const& it) {
@@ -65,8 +73,7 @@ tasks::answer_rules rules_for(task_run const& run, sample const& it) {
           .is_enough =
               [&run, &it](std::span<token_id const> so_far) {
                 std::string const text = run.opened.tokenizer.decode(so_far);
-                if (it.first_line)
-                  return first_line(text).size() + std::min(text.find_first_not_of('\n'), text.size()) < text.size();
+                if (it.first_line) return first_line(text).second;
                 return tasks::is_final(it.kind, tasks::score(it.kind, text, it.expected));
               }};
 }
@@ -110,7 +117,7 @@ view2d<float const> predicting(matrix const& hidden) {
 
 double sum(std::vector<double> const& x) { return std::accumulate(x.begin(), x.end(), 0.0); }
 
-/// Lines that say how far from f16's a cache is where `targets` are predicted.
+/// How far from f16 a cache is, and what it makes of what comes.
 void add_scores(nlohmann::json& line, runtime::token_scores const& scores) {
   auto const n = static_cast<double>(scores.nll.size());
   line["answer_tokens"] = scores.nll.size();
@@ -125,7 +132,7 @@ void add_scores(nlohmann::json& line, runtime::token_scores const& scores) {
 void run_needle_kl(task_run const& run, std::vector<sample_group> const& groups) {
   progress bar("comparing", missing_lines(run, groups), run.options.common.quiet);
   for (sample_group const& group : groups) {
-    if (missing_lines(run, {group}) == 0) continue;
+    if (missing_lines(run, group) == 0) continue;
     std::vector<prompt_tokens> told;
     for (sample const& it : group) told.push_back({it.told, tasks::common_start(it.prompt, it.told) - 1});
     std::vector<matrix> base;  // of f16, by sample
@@ -172,14 +179,24 @@ class endless_choice {
   runtime::sampler sampler_;
 };
 
+bool is_written(task_run const& run, sample const& it) { return has_line(run, it, 0); }
+
 /// What the model writes with f16, or wrote in a run that was stopped.
-std::vector<token_id> written_text(task_run const& run, sample const& it) {
-  if (auto const* const line = run.results.find(it.id(), run.caches[0].name))
-    return line->at("ids").get<std::vector<token_id>>();
+std::vector<token_id> written_text(task_run const& run, sample const& it, progress& bar) {
+  if (is_written(run, it)) return run.results.find(it.id(), run.caches[0].name)->at("ids").get<std::vector<token_id>>();
   std::array const prompt = {prompt_tokens{it.prompt, it.prompt.size() - 1}};
-  return run.caches[0]
-      .cache->read(run.model, prompt)
-      ->answer(0, {.most_tokens = it.most_tokens, .choose = endless_choice(run, it.index)}, {});
+  auto const choose = [&bar, choice = endless_choice(run, it.index)](std::span<float> scores) mutable {
+    bar.advance();
+    return choice(scores);
+  };
+  return run.caches[0].cache->read(run.model, prompt)->answer(0, {.most_tokens = it.most_tokens, .choose = choose}, {});
+}
+
+/// Steps of progress: a token that is written, or about as many that are read at once as take that time.
+constexpr std::size_t tokens_a_step = 16;
+
+std::size_t steps_of(task_run const& run, sample const& it) {
+  return (is_written(run, it) ? 0 : it.length) + missing_lines(run, it) * (it.length / tokens_a_step);
 }
 
 nlohmann::json to_json(tasks::drift_bucket const& it) {
@@ -198,11 +215,14 @@ void add_drift(nlohmann::json& line, tasks::drift const& it) {
 
 void run_drift(task_run const& run, std::vector<sample_group> const& groups) {
   constexpr std::size_t most_buckets = 8;
-  progress bar("writing and reading", missing_lines(run, groups), run.options.common.quiet);
+  std::size_t steps = 0;
+  for (sample_group const& group : groups)
+    for (sample const& it : group) steps += steps_of(run, it);
+  progress bar("writing and reading", steps, run.options.common.quiet);
   for (sample_group const& group : groups)
     for (sample const& it : group) {
-      if (missing_lines(run, {{it}}) == 0) continue;
-      auto const written = written_text(run, it);
+      if (missing_lines(run, it) == 0) continue;
+      auto const written = written_text(run, it, bar);
       std::array told = {prompt_tokens{it.prompt, it.prompt.size() - 1}};
       told[0].ids.insert(told[0].ids.end(), written.begin(), written.end() - 1);
       matrix base;
@@ -221,7 +241,7 @@ void run_drift(task_run const& run, std::vector<sample_group> const& groups) {
           line["text"] = run.opened.tokenizer.decode(written);
         }
         run.results.append(std::move(line));
-        bar.advance();
+        bar.advance(it.length / tokens_a_step);
       }
     }
 }

@@ -21,7 +21,8 @@ question ask_for(haystack const& filler, std::size_t sentences, int depth, std::
 
 sample_group group_of(prompt_maker const& maker, sample_plan const& plan, std::size_t length, std::size_t index) {
   random_source random(plan.seed, "passkey/" + std::to_string(length) + "/" + std::to_string(index));
-  haystack const filler = plan.filler ? *plan.filler : repeated_sentences(random);
+  haystack filler = plan.filler ? *plan.filler : repeated_sentences(random);
+  filler.first = random.below(filler.sentences.size());
   sample_group group;
   for (int const depth : plan.depths)
     group.push_back({.task = "passkey",

@@ -64,10 +64,7 @@ std::string_view trimmed(std::string_view text) {
 }  // namespace
 
 haystack repeated_sentences(random_source& random) {
-  std::vector<std::string> sentences(repeated.begin(), repeated.end());
-  auto const first = sentences.begin() + static_cast<std::ptrdiff_t>(random.below(sentences.size()));
-  std::rotate(sentences.begin(), first, sentences.end());
-  return {std::move(sentences)};
+  return {{repeated.begin(), repeated.end()}, random.below(repeated.size())};
 }
 
 haystack generated_prose(random_source& random, std::size_t sentences) {

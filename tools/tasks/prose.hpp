@@ -15,8 +15,9 @@ namespace kvquant::tasks {
 /// What needles are hidden in; used from the start again when it is at its end.
 struct haystack {
   std::vector<std::string> sentences;
+  std::size_t first = 0;  ///< the sentence that it starts with
 
-  std::string const& sentence(std::size_t i) const { return sentences[i % sentences.size()]; }
+  std::string const& sentence(std::size_t i) const { return sentences[(first + i) % sentences.size()]; }
 };
 
 /// A few sentences that repeat, from one of them on.
