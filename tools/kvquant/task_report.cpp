@@ -181,7 +181,7 @@ void print_heat_map(task_run const& run, collected_lines const& lines) {
   }
   fmt::print("\n");
   print_table(rows);
-  fmt::print("a block for each length, the shortest first: ·· none, ░░ ▒▒ ▓▓, ██ all\n");
+  fmt::print("a block for each length, the shortest first; ·· ░░ ▒▒ ▓▓ ██: 0 to 100 %\n");
 }
 
 void print_passkey(task_run const& run, collected_lines const& lines) {

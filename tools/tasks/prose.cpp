@@ -126,7 +126,7 @@ std::string random_number(random_source& random, std::size_t digits) {
 
 std::string random_uuid(random_source& random) {
   std::vector<std::string> parts;
-  for (std::size_t const length : {8, 4, 4, 4, 12})
+  for (std::size_t const length : {8u, 4u, 4u, 4u, 12u})
     parts.push_back(random_characters(random, "0123456789abcdef", length));
   return join(parts, "-");
 }
