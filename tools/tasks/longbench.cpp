@@ -160,7 +160,7 @@ dataset_rules rules_for(longbench_record const& record, longbench_choices const&
   rules.form = choices.form.value_or(rules.form);
   rules.most_tokens = choices.most_tokens.value_or(rules.most_tokens);
   require(rules.kind != metric::classification || !record.classes.empty(), errc::bad_value, record.dataset, " \"",
-          record.id, "\": no \"all_classes\", expected some to be scored by classification");
+          record.id, R"(": no "all_classes", expected some to be scored by classification)");
   return rules;
 }
 

@@ -33,7 +33,7 @@ sample_group group_of(prompt_maker const& maker, sample_plan const& plan, std::s
                      .most_tokens = answer_tokens,
                      .chance = 1.0 / 90'000});
   // As many sentences at every depth, though a number may take a token more where it stands.
-  std::size_t sentences = static_cast<std::size_t>(-1);
+  std::size_t sentences = no_most_filler;
   for (sample const& it : group) {
     auto const ask = [&](std::size_t units) { return ask_for(filler, units, *it.depth, it.expected.answers[0]); };
     sentences = std::min(sentences, most_filler(maker, ask, prompt_room(it), it.task));
