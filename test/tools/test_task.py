@@ -57,7 +57,7 @@ class Answers(TaskCase):
         self.assertEqual(said[6].split(), ["0", "%", "··", "··"])
         said = self.succeed("task", self.model, "ruler", *common, "--tasks", "niah-single-1").splitlines()
         self.assertEqual(said[2].split(), ["niah-single-1", "400", "1", "0.0", "*", "0.0", "*"])
-        self.assertEqual(said[3], "* 1 of 1: f16 does not do better than a guess, so this says nothing of other caches")
+        self.assertEqual(said[3], "* 1 of 1: f16 cannot be told from a guess, so this says nothing of other caches")
 
     def test_two_runs_write_the_same(self) -> None:
         self.calibrate("a.kvq")

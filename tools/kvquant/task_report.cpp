@@ -260,8 +260,7 @@ void print_scores(task_run const& run, collected_lines const& lines) {
   }
   print_table(rows);
   if (above < all)
-    fmt::print("* {} of {}: f16 does not do better than a guess, so this says nothing of other caches\n", all - above,
-               all);
+    fmt::print("* {} of {}: f16 cannot be told from a guess, so this says nothing of other caches\n", all - above, all);
 }
 
 }  // namespace
