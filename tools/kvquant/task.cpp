@@ -252,7 +252,10 @@ void check_usage(CLI::App const& command, task_options const& options) {
 
 void add_what(CLI::App& command, task_options& options) {
   command.add_option("MODEL", options.model, "GGUF file")->required();
-  command.add_option("NAME", options.name, "drift, longbench, needle-kl, passkey or ruler")
+  command
+      .add_option("NAME", options.name,
+                  "passkey: a number hidden in filler; needle-kl: KL from f16 at such a number; ruler: tasks after "
+                  "RULER; longbench: questions in its format; drift: along a long text")
       ->required()
       ->check(CLI::IsMember(std::vector<std::string>(names.begin(), names.end())));
   command.add_option("--artifact", options.artifacts, "calibrated cache (may be repeated)")
@@ -263,13 +266,14 @@ void add_what(CLI::App& command, task_options& options) {
       ->delimiter(',')
       ->check(CLI::IsMember(std::vector<std::string>(baselines.begin(), baselines.end())))
       ->allow_extra_args(false);
-  add_list(command, "--lengths", options.lengths,
-           "tokens of prompt and answer, as in 512,1k (drift: tokens to write; longbench: prompts that are longer "
-           "lose their middle)",
-           parse_length);
+  add_list(
+      command, "--lengths", options.lengths,
+      "tokens of prompt and answer, as in 512,1k; 1k if not given (drift: tokens to write; longbench: prompts that are "
+      "longer lose their middle, the model's context if not given)",
+      parse_length);
   command
       .add_option("--samples", options.samples,
-                  "of each kind, length and depth; longbench: of each dataset, all if not given")
+                  "of each kind, length and depth, 5 if not given; longbench: of each dataset, all if not given")
       ->check(CLI::Range(1, 1 << 20));
   command.add_option("--seed", options.seed, "of samples, and of drift's choice of tokens")->capture_default_str();
   command
@@ -283,7 +287,8 @@ void add_what(CLI::App& command, task_options& options) {
 }
 
 void add_details(CLI::App& command, task_options& options) {
-  add_list(command, "--depths", options.depths, "passkey, needle-kl: where the number is hidden, percent", parse_depth);
+  add_list(command, "--depths", options.depths,
+           "passkey, needle-kl: where the number is hidden, percent; 0,25,50,75,100 if not given", parse_depth);
   command.add_option("--text", options.text, "passkey, needle-kl, ruler: a text to hide needles in")->type_name("FILE");
   auto const kinds = tasks::ruler_tasks();
   command.add_option("--tasks", options.kinds, "ruler: which; all if not given")
