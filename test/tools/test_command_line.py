@@ -7,7 +7,7 @@ import subprocess
 
 from tool_case import KVQUANT, ToolCase, main
 
-SUBCOMMANDS = ("bench attend", "bench seal", "calibrate", "eval", "generate", "inspect", "plan", "tokenize")
+SUBCOMMANDS = ("bench attend", "bench seal", "calibrate", "eval", "generate", "inspect", "plan", "task", "tokenize")
 
 
 class Usage(ToolCase):

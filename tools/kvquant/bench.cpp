@@ -34,28 +34,6 @@ struct bench_options {
   bool sweep = false;
 };
 
-/// An option of values that `parse` reads, several after commas; what it throws is bad usage.
-template <class T, class Parse>
-CLI::Option* add_list(CLI::App& command, std::string const& name, std::vector<T>& values,
-                      std::string const& description, Parse parse) {
-  auto const check = [parse](std::string const& word) -> std::string {
-    try {
-      parse(word);
-      return {};
-    } catch (error const& failure) {
-      return failure.what();
-    }
-  };
-  auto const keep = [&values, parse](std::vector<std::string> const& words) {
-    values.clear();
-    for (std::string const& word : words) values.push_back(static_cast<T>(parse(word)));
-  };
-  return command.add_option_function<std::vector<std::string>>(name, keep, description)
-      ->delimiter(',')
-      ->allow_extra_args(false)
-      ->check(CLI::Validator(check, ""));
-}
-
 /// A whole number from 1 to 1024.
 int parse_count(std::string_view word) {
   bool const digits = !word.empty() && word.size() <= 4 && word.find_first_not_of("0123456789") == word.npos;

@@ -35,6 +35,18 @@ void add_backend(CLI::App& command, std::string& chosen) {
       ->capture_default_str();
 }
 
+void add_sampling(CLI::App& command, runtime::sampling_options& sampling) {
+  command.add_option("--temperature", sampling.temperature, "0: always the likeliest token")
+      ->check(CLI::Range(0.0, 100.0))
+      ->capture_default_str();
+  command.add_option("--top-k", sampling.top_k, "choose among so many likeliest tokens; 0: all")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command.add_option("--top-p", sampling.top_p, "choose among the likeliest tokens of this total probability")
+      ->check(CLI::Range(1e-6, 1.0))
+      ->capture_default_str();
+}
+
 CLI::Option* add_text(CLI::App& command, text_options& options) {
   command.add_option("--remove", options.remove, "delete this string from the text first (may be repeated)")
       ->type_name("STRING")

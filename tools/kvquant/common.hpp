@@ -3,6 +3,8 @@
 /// What the subcommands share: options, progress, tables, files.
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <filesystem>
@@ -13,9 +15,11 @@
 #include <vector>
 
 #include "backends/cpu/thread_pool.hpp"
+#include "kvquant/core/error.hpp"
 #include "runtime/gguf.hpp"
 #include "runtime/model.hpp"
 #include "runtime/model_config.hpp"
+#include "runtime/sampler.hpp"
 #include "runtime/tokenizer.hpp"
 
 namespace kvquant::tool {
@@ -30,6 +34,28 @@ struct common_options {
 void add_common(CLI::App& command, common_options& options);
 /// The same without `--threads`.
 void add_outputs(CLI::App& command, common_options& options);
+
+/// An option of values that `parse` reads, several after commas; what it throws is bad usage.
+template <class T, class Parse>
+CLI::Option* add_list(CLI::App& command, std::string const& name, std::vector<T>& values,
+                      std::string const& description, Parse parse) {
+  auto const check = [parse](std::string const& word) -> std::string {
+    try {
+      parse(word);
+      return {};
+    } catch (error const& failure) {
+      return failure.what();
+    }
+  };
+  auto const keep = [&values, parse](std::vector<std::string> const& words) {
+    values.clear();
+    for (std::string const& word : words) values.push_back(static_cast<T>(parse(word)));
+  };
+  return command.add_option_function<std::vector<std::string>>(name, keep, description)
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(CLI::Validator(check, ""));
+}
 
 /// An option that names one of `choices`.
 template <class T>
@@ -48,6 +74,9 @@ void add_backend(CLI::App& command, std::string& chosen);
 
 /// Of values, which `calibrate` keeps sparse.
 inline constexpr double default_outliers = 0.01;
+
+/// `--temperature`, `--top-k`, `--top-p`.
+void add_sampling(CLI::App& command, runtime::sampling_options& sampling);
 
 /// How a text becomes tokens.
 struct text_options {
@@ -74,6 +103,15 @@ struct model_file {
         file(runtime::gguf_file::open(path)),
         config(runtime::read_model_config(file)),
         tokenizer(file) {}
+
+  /// Tokens that end a text or an answer; -1 where there is none.
+  std::array<runtime::token_id, 2> answer_ends() const {
+    return {tokenizer.eos(), static_cast<runtime::token_id>(file.integer_or("tokenizer.ggml.eot_token_id", -1))};
+  }
+  bool ends_answer(runtime::token_id id) const {
+    auto const ends = answer_ends();
+    return std::find(ends.begin(), ends.end(), id) != ends.end();
+  }
 };
 
 /// "label [#####.....] 43 % 00:12 left" on a terminal's stderr; silent anywhere else.
@@ -113,6 +151,7 @@ void add_eval(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_plan(CLI::App& app);
+void add_task(CLI::App& app);
 void add_tokenize(CLI::App& app);
 
 }  // namespace kvquant::tool

@@ -104,20 +104,11 @@ std::vector<eval_window> cut_windows(eval_options const& options, runtime::token
   return windows;
 }
 
-/// What a row with recent pages is called.
-std::string label_with(std::string label, int recent_pages) {
-  if (recent_pages == 1) label += ", 1 recent page";
-  if (recent_pages > 1) label += fmt::format(", {} recent pages", recent_pages);
-  return label;
-}
-
 std::unique_ptr<evaluated_cache> make_baseline(std::string const& name, eval_options const& options,
                                                model_file& opened) {
   auto baseline = runtime::simulate_baseline(name, opened.config, opened.pool);
   if (options.mode == "simulated" || name == "f16") return evaluate_simulated(std::move(baseline));
-  runtime::deployed_window const window{.recent_pages = static_cast<std::size_t>(options.recent_pages)};
-  return evaluate_simulated(
-      runtime::simulate_deployed(std::move(baseline), window, label_with(name, options.recent_pages)));
+  return evaluate_simulated(deploy_baseline(std::move(baseline), options.recent_pages));
 }
 
 /// The artifact as it is asked for: simulated, or packed and beside it, if wanted, with every outlier kept.

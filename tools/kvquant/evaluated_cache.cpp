@@ -1,8 +1,11 @@
 #include "tools/kvquant/evaluated_cache.hpp"
 
+#include <fmt/format.h>
+
 #include <utility>
 
 #include "kvquant/cache/page.hpp"
+#include "runtime/simulation/deployed.hpp"
 
 namespace kvquant::tool {
 
@@ -66,6 +69,18 @@ std::unique_ptr<evaluated_cache> evaluate_simulated(std::unique_ptr<runtime::sim
 std::unique_ptr<evaluated_cache> evaluate_packed(std::unique_ptr<engine> cache, cache_options const& options,
                                                  std::string name) {
   return std::make_unique<packed_cache>(std::move(cache), options, std::move(name));
+}
+
+std::string label_with(std::string label, int recent_pages) {
+  if (recent_pages == 1) label += ", 1 recent page";
+  if (recent_pages > 1) label += fmt::format(", {} recent pages", recent_pages);
+  return label;
+}
+
+std::unique_ptr<runtime::simulator> deploy_baseline(std::unique_ptr<runtime::simulator> baseline, int recent_pages) {
+  runtime::deployed_window const window{.recent_pages = static_cast<std::size_t>(recent_pages)};
+  std::string name = label_with(baseline->name(), recent_pages);
+  return runtime::simulate_deployed(std::move(baseline), window, std::move(name));
 }
 
 }  // namespace kvquant::tool

@@ -1,6 +1,6 @@
 #pragma once
 /// \file
-/// What `eval` puts into a row: a model's hidden states with one kind of cache.
+/// What `eval` puts into a row: a model's hidden states with one kind of cache; and what caches are called.
 
 #include <cstddef>
 #include <filesystem>
@@ -35,5 +35,11 @@ std::unique_ptr<evaluated_cache> evaluate_simulated(std::unique_ptr<runtime::sim
 /// being the artifact's.
 std::unique_ptr<evaluated_cache> evaluate_packed(std::unique_ptr<engine> cache, cache_options const& options,
                                                  std::string name);
+
+/// What a cache with recent pages is called.
+std::string label_with(std::string label, int recent_pages);
+
+/// A baseline with the exact window of ours.
+std::unique_ptr<runtime::simulator> deploy_baseline(std::unique_ptr<runtime::simulator> baseline, int recent_pages);
 
 }  // namespace kvquant::tool

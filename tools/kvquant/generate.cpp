@@ -137,7 +137,7 @@ class generator {
     auto const begun = std::chrono::steady_clock::now();
     while (out.ids.size() < options.max_tokens) {
       runtime::token_id const id = sampler.next(runtime::view_of(std::as_const(scores_)).row(0));
-      out.stopped = ends_answer(id);
+      out.stopped = opened_.ends_answer(id);
       if (out.stopped) break;
       out.ids.push_back(id);
       text.add(opened_.tokenizer.piece(id));
@@ -162,9 +162,6 @@ class generator {
       feed(piece, spent);
       bar.advance(piece.size());
     }
-  }
-  bool ends_answer(runtime::token_id id) const {
-    return id == opened_.tokenizer.eos() || id == opened_.file.integer_or("tokenizer.ggml.eot_token_id", -1);
   }
 
   runtime::model const& model_;
@@ -287,17 +284,10 @@ void add_generate(CLI::App& app) {
   command->add_option("--max-tokens", options->max_tokens, "tokens to generate at most")
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
-  auto& sampling = options->sampling;
-  command->add_option("--temperature", sampling.temperature, "0: always the likeliest token")
-      ->check(CLI::Range(0.0, 100.0))
-      ->capture_default_str();
-  command->add_option("--top-k", sampling.top_k, "choose among so many likeliest tokens; 0: all")
+  add_sampling(*command, options->sampling);
+  command->add_option("--seed", options->sampling.seed, "of the choice")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  command->add_option("--top-p", sampling.top_p, "choose among the likeliest tokens of this total probability")
-      ->check(CLI::Range(1e-6, 1.0))
-      ->capture_default_str();
-  command->add_option("--seed", sampling.seed, "of the choice")->check(CLI::NonNegativeNumber)->capture_default_str();
   command->add_option("--recent-pages", options->recent_pages, "pages of 64 latest tokens that stay exact")
       ->check(CLI::Range(0, 1 << 14))
       ->capture_default_str();

@@ -12,9 +12,8 @@
 
 int main(int argc, char** argv) {
   CLI::App app(
-      "KV-cache quantization: calibrate a model, measure what fewer bits do to it, generate on it, plan its memory, "
-      "look "
-      "inside the files, time the kernels.",
+      "KV-cache quantization: calibrate a model, measure what fewer bits do to it, give it tasks, generate on it, "
+      "plan its memory, look inside the files, time the kernels.",
       "kvquant");
   app.set_version_flag("--version", KVQUANT_VERSION);
   app.require_subcommand(0, 1);  // a word that names none is complained of before none is
@@ -24,6 +23,7 @@ int main(int argc, char** argv) {
   kvquant::tool::add_generate(app);
   kvquant::tool::add_inspect(app);
   kvquant::tool::add_plan(app);
+  kvquant::tool::add_task(app);
   kvquant::tool::add_tokenize(app);
   try {
     app.parse(argc, argv);
