@@ -96,7 +96,7 @@ def main() -> int:
     except ModuleNotFoundError as missing:
         problem = (f"{missing.name} is missing for the plots: scripts/install_packages plot, or Debian's python3-matplotlib; "
                    "KVQUANT_PYTHON names another Python")
-    except BrokenPipeError:
+    except OSError:  # of standard output, the only one that is not named
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         problem = "standard output: cannot be written"
     print(f"kvquant: report: {one_line(problem)}", file=sys.stderr)

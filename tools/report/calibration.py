@@ -11,6 +11,7 @@ from inputs import Result, sources_of
 
 SIDES = ("key", "value")
 WIDTHS = ("1 bit", "2 bits", "3 bits", "4 bits")
+VALUES_BEHIND = " The values behind them are in statistics: kvquant calibrate --stats FILE, kvquant inspect FILE --json."
 MOST_LAYERS = 4  # of a figure with a panel for each
 
 
@@ -65,7 +66,7 @@ def draw_by_layer(lines: dict[str, dict[str, list[Optional[float]]]], ylabel: st
         panel.set(title=f"{side}s", xlabel="layer", yscale="log" if log else "linear")
         panel.xaxis.get_major_locator().set_params(integer=True)
     axes[0][0].set_ylabel(ylabel)
-    plots.legend_below(figure, axes[0][0], 4)
+    plots.legend_below(figure, axes[0][0])
     return figure
 
 
@@ -145,14 +146,18 @@ def chosen_layers(count: int) -> list[int]:
     return sorted({round(i * (count - 1) / max(most - 1, 1)) for i in range(most)})
 
 
-def draw_histogram(panel: Any, seen: dict) -> None:
-    """As densities over [−1, 1]."""
+def draw_histogram(panel: Any, seen: dict) -> float:
+    """As densities over [−1, 1]. Returns how high the panel is: peaks of the weights are cut where values would vanish."""
+    highest = 0.0
     for index, (name, member) in enumerate((("values", "histogram"), ("values by their weight F", "fisher_histogram"))):
         masses = seen[member]
         if (total := sum(masses)) > 0:
             edges = [2 * i / len(masses) - 1 for i in range(len(masses) + 1)]
-            panel.stairs([mass / total * len(masses) / 2 for mass in masses], edges, fill=index == 0, label=name,
-                         color=plots.LIGHT["muted"] if index == 0 else plots.LIGHT["ink"], alpha=0.3 if index == 0 else 1)
+            density = [mass / total * len(masses) / 2 for mass in masses]
+            panel.stairs(density, edges, fill=index == 0, label=name, alpha=0.3 if index == 0 else 1,
+                         color=plots.LIGHT["muted"] if index == 0 else plots.LIGHT["ink"])
+            highest = max(density) if highest == 0 else min(max(highest, *density), 3 * highest)
+    return highest or 1.0
 
 
 def draw_levels(panel: Any, books_of: dict[str, list[float]], top: float) -> None:
@@ -161,7 +166,7 @@ def draw_levels(panel: Any, books_of: dict[str, list[float]], top: float) -> Non
     for index, (name, levels) in enumerate(books_of.items()):
         panel.plot(levels, [-step * (index + 1)] * len(levels), linestyle="none", marker="|", markersize=7,
                    markeredgewidth=1.6, color=plots.color(index), label=name)
-    panel.set(ylim=(-step * (len(books_of) + 0.7), None), xlim=(-1.05, 1.05))
+    panel.set(ylim=(-step * (len(books_of) + 0.7), 1.05 * top), xlim=(-1.05, 1.05))
 
 
 def draw_spread(statistics: Optional[Result], coded: dict[str, Result], layers: list[int]) -> Any:
@@ -170,8 +175,7 @@ def draw_spread(statistics: Optional[Result], coded: dict[str, Result], layers: 
         for panel, layer in zip(row, layers):
             top = 1.0
             if statistics is not None:
-                draw_histogram(panel, statistics.content["layers"][layer][side])
-                top = panel.get_ylim()[1]
+                top = draw_histogram(panel, statistics.content["layers"][layer][side])
             draw_levels(panel, {name: it.content["layers"][layer][side]["levels"] for name, it in coded.items()
                                 if "levels" in it.content["layers"][layer][side]}, top)
             panel.set(yticks=[], title=f"{side}s of layer {layer}")
@@ -179,7 +183,7 @@ def draw_spread(statistics: Optional[Result], coded: dict[str, Result], layers: 
             panel.spines["left"].set_visible(False)
     for panel in axes[-1]:
         panel.set_xlabel("normalised value")
-    plots.legend_below(figure, axes[0][0], 4)
+    plots.legend_below(figure, axes[0][0])
     return figure
 
 
@@ -212,7 +216,7 @@ def spread_figure(group: list[Result], index: int) -> Optional[Figure]:
     return Figure(
         numbered("codebooks", index), "Values and the levels of codebooks" if statistics else "The levels of codebooks",
         f"{caption_of(used)} Each channel's keys, each token's values are normalised by their range; outliers lie outside."
-        + ("" if statistics else " For the values behind them: kvquant calibrate --stats FILE, kvquant inspect FILE --json."),
+        + (" Peaks of more than three times the values' are cut." if statistics else VALUES_BEHIND),
         spread_table(statistics, coded, layers), lambda: draw_spread(statistics, coded, layers))
 
 
@@ -222,11 +226,11 @@ def artifacts_table(artifacts: list[Result]) -> Figure:
         info = it.content["info"]
         shape, origin = info["shape"], info["origin"]
         rows.append([name, it.name, it.content["hash"], origin["model_name"],
-                     f"{shape['layers']} x {shape['kv_heads']} x {shape['head_dim']}", bits_of(info, "key"),
+                     shape["layers"], shape["kv_heads"], shape["head_dim"], bits_of(info, "key"),
                      bits_of(info, "value"), info["weights"], info["q_norm"], info["sinks"]])
     return Figure("artifacts", "Artifacts", f"{sources_of(artifacts)}.",
-                  Table([Column("artifact"), Column("inspected as"), Column("hash"), Column("model"),
-                         Column("layers x KV heads x channels"), Column("bits of a key", ".3f"), Column("of a value", ".3f"), Column("weights"),
+                  Table([Column("artifact"), Column("file"), Column("hash"), Column("model"), Column("layers"), Column("KV heads"),
+                         Column("channels of a head"), Column("bits of a key", ".3f"), Column("of a value", ".3f"), Column("weights"),
                          Column("Q-Norm"), Column("sinks")], rows))
 
 

@@ -7,6 +7,7 @@ from typing import Any, Iterator
 
 from content import ReportError
 
+LARGEST = 1e300  # what is beyond has no place in a plot
 NUMBER, TEXT, FLAG = "a number", "a string", "true or false"
 MAYBE = "a number or null"  # what is not finite is written as null
 TYPES = {NUMBER: (int, float), TEXT: str, FLAG: bool, MAYBE: (int, float, type(None))}
@@ -70,7 +71,7 @@ KINDS = {
         "rows": [{"path": TEXT, "spec": TEXT, "key_error_db": MAYBE, "value_error_db": MAYBE, "q_norm": FLAG,
                   "hash": TEXT}]}),
     "attend": Kind("kvquant bench attend --json", {"bandwidth_gbps": None, "cases": None}, {
-        "backend": TEXT, "bandwidth_gbps": {},
+        "backend": TEXT, "bandwidth_gbps": {"*": NUMBER},
         "cases": [{"name": TEXT, "isa": TEXT, "format": TEXT, "seconds_per_call": NUMBER, "gbps": NUMBER, "bytes": NUMBER,
                    "share_of_bandwidth": NUMBER, "ratio_to_f16": NUMBER, "ns_per_token_layer": NUMBER}]}),
     "seal": Kind("kvquant bench seal --json", {"backend": None, "cases": None}, {
@@ -84,13 +85,12 @@ SAMPLE = {"sample": TEXT, "cache": TEXT, "task": TEXT, "length": NUMBER, "depth?
 TASK_ROWS = {
     "needle-kl": {"kl": NUMBER, "kl_se": NUMBER, "delta_nll": NUMBER, "delta_nll_se": NUMBER, "top1_agreement": NUMBER,
                   "f16_at_chance": FLAG},
-    "drift": {"kl": NUMBER, "agreement": NUMBER, "first_divergences": [NUMBER],
-              "buckets": [{"first": NUMBER, "kl": NUMBER, "agreement": NUMBER}]},
+    "drift": {"kl": NUMBER, "agreement": NUMBER, "buckets": [{"first": NUMBER, "kl": NUMBER}]},
     None: {"score": NUMBER, "delta": NUMBER, "delta_se": NUMBER, "f16_at_chance": FLAG},
 }
 TASK_SAMPLES = {
     "needle-kl": {"kl": NUMBER, "top1_agreement": NUMBER},
-    "drift": {"kl": NUMBER, "agreement": NUMBER, "buckets": [{"first": NUMBER, "kl": NUMBER, "agreement": NUMBER}]},
+    "drift": {"kl": NUMBER, "agreement": NUMBER, "buckets": [{"first": NUMBER, "kl": NUMBER}]},
     None: {"score": NUMBER, "answer": TEXT, "expected": [TEXT]},
 }
 
@@ -100,14 +100,15 @@ def of_task(shapes: dict, task: str) -> dict:
 
 
 def check(value: Any, expected: Any, where: str) -> None:
-    """Of objects only the named members, of lists every item."""
+    """Of objects only the named members (`*`: all), of lists every item."""
     def refuse(wanted: str) -> None:
         raise ReportError(f"{where} is {JSON_NAMES[type(value)]}, expected {wanted}")
 
     if isinstance(expected, dict):
         if not isinstance(value, dict):
             refuse("an object")
-        for name, inner in expected.items():
+        named = {**dict.fromkeys(value, expected["*"])} if "*" in expected else expected
+        for name, inner in named.items():
             member = name.rstrip("?")
             if member in value:
                 check(value[member], inner, f"{where}.{member}" if where else member)
@@ -120,6 +121,8 @@ def check(value: Any, expected: Any, where: str) -> None:
             check(item, expected[0], f"{where}[{index}]")
     elif not isinstance(value, TYPES[expected]) or isinstance(value, bool) != (expected == FLAG):
         refuse(expected)
+    elif expected in (NUMBER, MAYBE) and value is not None and not abs(value) < LARGEST:
+        raise ReportError(f"{where} is {value:.3g}, expected less than {LARGEST:g}")
 
 
 def bears(content: dict, mark: str, value: Any) -> bool:
@@ -204,7 +207,11 @@ def find(sources: list[pathlib.Path]) -> Iterator[pathlib.Path]:
 
 
 def read_all(sources: list[pathlib.Path]) -> list[Result]:
-    results = [read(path) for path in find(sources)]
+    """Files of one name in several folders are told apart by their paths."""
+    paths = list(find(sources))
+    names = [path.name for path in paths]
+    results = [dataclasses.replace(read(path), name=path.name if names.count(path.name) == 1 else str(path))
+               for path in paths]
     if not results:
         raise ReportError(f"{', '.join(map(str, sources))}: no .json or .jsonl file there, expected what the other commands "
                           "write")

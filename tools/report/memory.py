@@ -1,9 +1,10 @@
 """What `plan` says of memory: against context, by its parts, and the loss that a budget leaves."""
 
+import math
 from typing import Any
 
 import plots
-from content import Column, Figure, Section, Table, numbered, size_name
+from content import UNITS, Column, Figure, Section, Table, numbered, size_name
 from inputs import Result, sources_of
 
 PARTS = ("weights", "cache", "activations")
@@ -38,9 +39,9 @@ def size_ticks(axes: Any, which: str, least: float, most: float) -> None:
     plots.log_ticks(axes, which, lambda it: size_name(it).replace(".0 ", " "), powers[::step])
 
 
-def draw_device(line: Any, result: Result) -> None:
+def draw_device(line: Any, result: Result, scale: int = 1) -> None:
     if device := result.content.get("device"):
-        line(device["memory"], color=plots.LIGHT["ink"], linestyle="--", linewidth=1, label=device["name"])
+        line(device["memory"] / scale, color=plots.LIGHT["ink"], linestyle="--", linewidth=1, label=device["name"])
 
 
 def draw_contexts(group: list[Result]) -> Any:
@@ -64,16 +65,17 @@ def draw_parts(result: Result) -> Any:
     rows = result.content["rows"]
     figure, axes = plots.panels(1, 1, 7.4, 1.1 + 0.32 * len(rows))
     axes = axes[0][0]
+    unit = UNITS[min(int(math.log(max(1, *(row["total"] for row in rows)), 1024)), len(UNITS) - 1)]
+    scale = 1024 ** UNITS.index(unit)
     left = [0.0] * len(rows)
     for index, part in enumerate(PARTS):
-        sizes = [row[part] for row in rows]
+        sizes = [row[part] / scale for row in rows]
         axes.barh(range(len(rows)), sizes, left=left, height=0.6, color=plots.color(index), label=part)
         left = [a + b for a, b in zip(left, sizes)]
-    draw_device(axes.axvline, result)
-    axes.set(yticks=range(len(rows)), yticklabels=[row["format"] for row in rows], ylim=(len(rows) - 0.4, -0.6))
+    draw_device(axes.axvline, result, scale)
+    axes.set(yticks=range(len(rows)), yticklabels=[row["format"] for row in rows], ylim=(len(rows) - 0.4, -0.6),
+             xlabel=unit)
     axes.grid(False, axis="y")
-    axes.xaxis.set_major_formatter(lambda it, _: size_name(it))
-    axes.tick_params(axis="x", labelsize=8.5)
     plots.legend_below(figure, axes)
     return figure
 
@@ -97,13 +99,13 @@ def memory_figure(group: list[Result], index: int) -> Figure:
     shared = ", of each device" if it["devices"] > 1 else ""
     caption = (f"{it['model']}, {it['batch']} sequence{'s' if it['batch'] > 1 else ''}{on}{shared}; computed, not measured "
                f"({sources_of(group)}).")
-    contexts = {result.content["context"] for result in group}
+    contexts = {result.content["context"] for result in group if result.content["rows"]}
     if len(contexts) > 1:
         return Figure(numbered("memory", index), "Memory against context", caption, memory_table(group),
                       lambda: draw_contexts(group))
     return Figure(numbered("memory", index), f"Memory at {context_name(it['context'])} tokens",
                   f"{caption} Files of several contexts (--context) draw lines.", memory_table(group),
-                  lambda: draw_parts(group[0]))
+                  (lambda: draw_parts(group[0])) if it["rows"] else None)
 
 
 def draw_losses(result: Result) -> Any:
@@ -113,8 +115,9 @@ def draw_losses(result: Result) -> Any:
     rows = sorted(it["rows"], key=lambda row: row["bytes"])
     frontier = [row for row in rows if row["pareto"]]
     others = [row for row in rows if not row["pareto"] and row["loss"] > 0]
-    axes.plot([row["bytes"] for row in others], [row["loss"] for row in others], linestyle="none", marker=".",
-              color=plots.LIGHT["muted"], label="other formats")
+    if others:
+        axes.plot([row["bytes"] for row in others], [row["loss"] for row in others], linestyle="none", marker=".",
+                  color=plots.LIGHT["muted"], label="other formats")
     for index, (member, name) in enumerate((("loss", "formats that nothing beats"),
                                             ("loss_layers_apart", "if layers could differ"))):
         line = [(row["bytes"], row[member]) for row in frontier if row[member] > 0]
@@ -138,7 +141,7 @@ def loss_figures(result: Result, index: int) -> list[Figure]:
                     row["loss_sides_apart"], row["loss_layers_apart"]] for row in it["rows"]])
     figures = [Figure(numbered("predicted-loss", index), "Predicted loss against memory", caption, curve,
                       (lambda: draw_losses(result)) if it["rows"] else None)]
-    solutions = [(SOLUTIONS[key], found) for key, found in it["solutions"].items() if key in SOLUTIONS]
+    solutions = [(name, it["solutions"][key]) for key, name in SOLUTIONS.items() if key in it["solutions"]]
     rows = [[name, found["bits_per_element"], found["bytes"], found["loss"],
              ", ".join(dict.fromkeys(f"{layer['keys']}/{layer['values']}" for layer in found["layers"]))]
             for name, found in solutions]

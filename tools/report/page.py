@@ -8,6 +8,7 @@ from content import Figure, Section, Table
 from inputs import KINDS, Result
 
 TITLE = "KV cache report"
+LONG_CELL = 24  # characters
 CSS = """
 :root { color-scheme: light dark; --paper: #fdfdfb; --sans: system-ui, "Segoe UI", Roboto, sans-serif; LIGHT }
 @media (prefers-color-scheme: dark) { :root { --paper: #171716; DARK } }
@@ -25,7 +26,7 @@ svg { display: block; height: auto; margin: .4rem 0; width: 100%; }
 details { margin-top: .4rem; }
 summary { cursor: pointer; }
 .whole { white-space: nowrap; }
-.scroll { overflow-x: auto; }
+.scroll, .plot { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; margin: .5rem 0; }
 th, td { border-bottom: 1px solid var(--grid); padding: .15rem .7rem .15rem 0; text-align: left; vertical-align: top; }
 th { color: var(--muted); font-weight: 600; }
@@ -39,11 +40,15 @@ def variables(which: int) -> str:
     return " ".join(f"--{name}: {both[which]};" for name, both in plots.COLORS.items())
 
 
+def cell_html(cell: str, kind: str) -> str:
+    """What is short stays on one line."""
+    return f"<td{kind or ('' if len(cell) > LONG_CELL else ' class=whole')}>{escape(cell)}</td>"
+
+
 def table_html(table: Table) -> str:
     kinds = [' class="number"' if table.is_numeric(i) else "" for i in range(len(table.columns))]
     head = "".join(f'<th scope="col"{kind}>{escape(column.name)}</th>' for column, kind in zip(table.columns, kinds))
-    body = "\n".join("<tr>" + "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row, kinds)) + "</tr>"
-                     for row in table.cells())
+    body = "\n".join("<tr>" + "".join(map(cell_html, row, kinds)) + "</tr>" for row in table.cells())
     more = f"<p class=\"about\">{escape(table.left_out())}</p>" if table.left_out() else ""
     return f'<div class="scroll"><table>\n<tr>{head}</tr>\n{body}\n</table>{more}</div>'
 

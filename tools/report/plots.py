@@ -4,6 +4,7 @@ import html
 import io
 import math
 import re
+import warnings
 from typing import Any, Iterable, Sequence
 
 # By the name of the page's variable: colours in light and in dark. Plots are drawn in the light ones, which stand for the
@@ -27,7 +28,7 @@ MARKERS = "osD^vP*X<>"
 
 STYLE = {
     "svg.fonttype": "none",  # text stays text, in the reader's font
-    "axes.prop_cycle": None,  # set where matplotlib is there
+    "text.parse_math": False,  # names of files may hold any character
     "text.color": LIGHT["ink"],
     "axes.labelcolor": LIGHT["ink"],
     "axes.edgecolor": LIGHT["muted"],
@@ -68,13 +69,15 @@ def panels(rows: int, columns: int, width: float, height: float, **how: Any) -> 
     return figure, figure.subplots(rows, columns, squeeze=False, **how)
 
 
-def legend_below(figure: Any, axes: Any, columns: int = 7) -> None:
-    """Of all panels, which have the same lines, in a place of its own that constrained layout leaves free."""
+def legend_below(figure: Any, axes: Any) -> None:
+    """Of all panels, which have the same lines, in a place of its own that constrained layout leaves free. Its columns are
+    as wide as the longest name, in inches about."""
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) < 2:
         return  # the title says it
-    columns = min(columns, len(labels))
-    share = (0.1 + 0.2 * math.ceil(len(labels) / columns)) / figure.get_size_inches()[1]
+    width, height = figure.get_size_inches()
+    columns = min(len(labels), max(1, int(width / (0.65 + 0.075 * max(map(len, labels))))))
+    share = (0.1 + 0.2 * math.ceil(len(labels) / columns)) / height
     figure.legend(handles, labels, loc="lower center", ncols=columns)
     figure.get_layout_engine().set(rect=(0, share, 1, 1 - share))
 
@@ -108,6 +111,19 @@ def log_ticks(axes: Any, which: str, name: Any, places: Iterable[float]) -> None
     axis.set_ticks([], minor=True)
 
 
+def plain_logarithms(figure: Any) -> None:
+    """Axes by logarithms are written without formulas; those of less than two decades name what lies between, too."""
+    from matplotlib import ticker
+
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if not isinstance(axis.get_major_formatter(), ticker.LogFormatter):
+            continue
+        low, high = sorted(axis.get_view_interval())
+        is_short = high < 100 * low
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_minor_formatter(lambda value, _, shown=is_short: f"{value:g}" if shown and f"{value:e}"[0] in "25" else "")
+
+
 def to_svg(draw: Any, slug: str, title: str) -> str:
     """The element alone, with ids of its own in a page that has others; the same figure gives the same bytes."""
     import matplotlib
@@ -115,8 +131,10 @@ def to_svg(draw: Any, slug: str, title: str) -> str:
 
     # Names of parts are random otherwise.
     style = {**STYLE, "axes.prop_cycle": cycler(color=SERIES), "svg.hashsalt": slug}
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of letters that matplotlib's own font has not
         figure, out = draw(), io.StringIO()
+        plain_logarithms(figure)
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return adapt(out.getvalue(), slug, title)
 
@@ -124,7 +142,9 @@ def to_svg(draw: Any, slug: str, title: str) -> str:
 def adapt(svg: str, slug: str, title: str) -> str:
     body = svg[svg.index("<svg"):].rstrip()
     box = re.search(r'viewBox="0 0 ([\d.]+) [\d.]+"', body)
-    start = (f'<svg {box[0]} role="img" aria-label="{html.escape(title)}" style="max-width: {float(box[1]) / 72:.2f}in" '
+    width = float(box[1]) / 72
+    start = (f'<svg {box[0]} role="img" aria-label="{html.escape(title)}" '
+             f'style="max-width: {width:.2f}in; min-width: {min(width, 5.5):.2f}in" '
              'xmlns:xlink="http://www.w3.org/1999/xlink">')
     body = start + body[body.index(">") + 1:]
     body = re.sub(r"\s*<metadata>.*?</metadata>", "", body, flags=re.DOTALL)

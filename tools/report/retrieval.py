@@ -26,7 +26,7 @@ def rows_of_samples(samples: Result) -> list[dict]:
     drift = samples.content["task"] == "drift"
     groups: dict[tuple, list[dict]] = {}
     for line in samples.lines:
-        for depth in {None, line.get("depth")}:
+        for depth in dict.fromkeys((None, line.get("depth"))):
             groups.setdefault((line["task"], line["length"], line["cache"], depth), []).append(line)
     rows = []
     for (task, length, cache, depth), lines in groups.items():
@@ -36,8 +36,10 @@ def rows_of_samples(samples: Result) -> list[dict]:
         row.update({name: mean([line[name] for line in lines])
                     for name in ("score", "kl", "top1_agreement", "agreement") if name in lines[0]})
         if drift:
-            row["buckets"] = [{"first": bucket["first"], "kl": mean([line["buckets"][i]["kl"] for line in lines])}
-                              for i, bucket in enumerate(lines[0]["buckets"])]
+            buckets: dict[float, list[float]] = {}
+            for bucket in (bucket for line in lines for bucket in line["buckets"]):
+                buckets.setdefault(bucket["first"], []).append(bucket["kl"])
+            row["buckets"] = [{"first": first, "kl": mean(values)} for first, values in buckets.items()]
         rows.append(row)
     return rows
 
@@ -171,11 +173,12 @@ def needle_table(run: Run) -> Table:
 
 def drift_table(run: Run) -> Table:
     rows = run.over_depths()
-    first = [bucket["first"] for bucket in rows[0]["buckets"]]
+    first = sorted({bucket["first"] for row in rows for bucket in row["buckets"]})
+    by_first = [{bucket["first"]: bucket["kl"] for bucket in row["buckets"]} for row in rows]
     return Table([Column("cache"), Column("length"), Column("samples"), Column("same first choice, %", percent),
                   Column("KL", ".4f"), *(Column(f"KL {it}+", ".4f") for it in first)],
                  [[row["cache"], row["length"], row["samples"], row["agreement"], row["kl"],
-                   *(bucket["kl"] for bucket in row["buckets"])] for row in rows])
+                   *map(kl.get, first)] for row, kl in zip(rows, by_first)])
 
 
 def figure_of(run: Run, index: int) -> Figure:
@@ -205,7 +208,7 @@ def lost_answers(samples: Result, index: int) -> Optional[Figure]:
 
 
 def section(results: list[Result]) -> Section:
-    tables = [result for result in results if result.kind == "task"]
+    tables = [result for result in results if result.kind == "task" and result.content["rows"]]
     samples = [result for result in results if result.kind == "samples" and result.lines]
     alone = [it for it in samples if not any(is_same_run(table, it) for table in tables)]
     figures: list[Figure] = []
