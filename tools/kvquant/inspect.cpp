@@ -241,11 +241,7 @@ void inspect_statistics(inspect_options const& options, safetensors_file const& 
   for (layer_statistics const& layer : it.statistics.layers())
     layers.push_back({{"key", side_json(layer.key)}, {"value", side_json(layer.value)}});
   show(options, rows,
-       {{"kind", "statistics"},
-        {"options", observed},
-        {"shape", it.shape},
-        {"origin", it.origin},
-        {"layers", layers}});
+       {{"kind", "statistics"}, {"options", observed}, {"shape", it.shape}, {"origin", it.origin}, {"layers", layers}});
 }
 
 void inspect_sequence(inspect_options const& options) {

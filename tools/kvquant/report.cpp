@@ -18,8 +18,8 @@ fs::path find_report_program() {
   fs::path const here = fs::read_symlink("/proc/self/exe", unknown).parent_path();
   for (fs::path const& folder : {here.parent_path() / "share" / "kvquant" / "report", here / "report"})
     if (fs::exists(folder / "__main__.py")) return folder;
-  throw error{errc::bad_file,
-              text("report: neither ../share/kvquant/report nor report beside ", here.string(), ", expected one of them")};
+  throw error{errc::bad_file, text("report: neither ../share/kvquant/report nor report beside ", here.string(),
+                                   ", expected one of them")};
 }
 
 /// The program that reads the other commands' files is Python, for its plots. This process becomes it.

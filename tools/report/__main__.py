@@ -27,8 +27,8 @@ class Parser(argparse.ArgumentParser):
 
 def parse_options() -> argparse.Namespace:
     parser = Parser(prog="kvquant report",
-                    description="A page of figures from the files that other commands wrote: eval, task, inspect, calibrate, "
-                    "plan, bench and generate (--json), and the samples of task (-o).")
+                    description="A page of figures from the files that other commands wrote: eval, task, inspect, "
+                    "calibrate, plan, bench and generate (--json), and the samples of task (-o).")
     parser.add_argument("sources", nargs="+", type=pathlib.Path, metavar="PATH",
                         help="such a file, or a folder whose .json and .jsonl files are")
     parser.add_argument("-o", "--output", type=pathlib.Path, metavar="FILE.html", help="the page; needs matplotlib")
@@ -94,8 +94,8 @@ def main() -> int:
     except ReportError as failure:
         problem = str(failure)
     except ModuleNotFoundError as missing:
-        problem = (f"{missing.name} is missing for the plots: scripts/install_packages plot, or Debian's python3-matplotlib; "
-                   "KVQUANT_PYTHON names another Python")
+        problem = (f"{missing.name} is missing for the plots: scripts/install_packages plot, or Debian's "
+                   "python3-matplotlib; KVQUANT_PYTHON names another Python")
     except OSError:  # of standard output, the only one that is not named
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         problem = "standard output: cannot be written"

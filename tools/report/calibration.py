@@ -1,5 +1,5 @@
-"""What `inspect` and `calibrate` say of artifacts and statistics: where errors lie, where bits went, how values are spread
-and where codebooks put their levels."""
+"""What `inspect` and `calibrate` say of artifacts and statistics: where errors lie, where bits went, how values are
+spread and where codebooks put their levels."""
 
 import math
 import pathlib
@@ -11,7 +11,7 @@ from inputs import Result, sources_of
 
 SIDES = ("key", "value")
 WIDTHS = ("1 bit", "2 bits", "3 bits", "4 bits")
-VALUES_BEHIND = " The values behind them are in statistics: kvquant calibrate --stats FILE, kvquant inspect FILE --json."
+VALUES_BEHIND = " The values behind them are in statistics (kvquant calibrate --stats)."
 MOST_LAYERS = 4  # of a figure with a panel for each
 
 
@@ -224,13 +224,13 @@ def artifacts_table(artifacts: list[Result]) -> Figure:
     rows = []
     for name, it in zip(labels_of(artifacts), artifacts):
         info = it.content["info"]
-        shape, origin = info["shape"], info["origin"]
-        rows.append([name, it.name, it.content["hash"], origin["model_name"],
+        shape = info["shape"]
+        rows.append([name, it.name, it.content["hash"], info["origin"]["model_name"],
                      shape["layers"], shape["kv_heads"], shape["head_dim"], bits_of(info, "key"),
                      bits_of(info, "value"), info["weights"], info["q_norm"], info["sinks"]])
     return Figure("artifacts", "Artifacts", f"{sources_of(artifacts)}.",
-                  Table([Column("artifact"), Column("file"), Column("hash"), Column("model"), Column("layers"), Column("KV heads"),
-                         Column("channels of a head"), Column("bits of a key", ".3f"), Column("of a value", ".3f"), Column("weights"),
+                  Table([Column("artifact"), Column("file"), Column("hash"), Column("model"), Column("layers"),
+                         Column("KV heads"), Column("channels of a head"), Column("bits of a key", ".3f"), Column("of a value", ".3f"), Column("weights"),
                          Column("Q-Norm"), Column("sinks")], rows))
 
 

@@ -125,7 +125,7 @@ def draw_losses(result: Result) -> Any:
                   linestyle="-" if index == 0 else ":", color=plots.color(index), label=name)
     axes.axvline(it["budget"], color=plots.LIGHT["ink"], linestyle="--", linewidth=1, label="the budget")
     axes.set(yscale="log", xscale="log", xlabel="cache", ylabel="predicted loss, nats a window")
-    sizes = [row["bytes"] for row in rows] + [it["budget"]]
+    sizes = [row["bytes"] for row in rows if row["loss"] > 0] + [it["budget"]]
     size_ticks(axes, "x", min(sizes), max(sizes))
     plots.legend_below(figure, axes)
     return figure

@@ -78,19 +78,21 @@ def slug_of(section: Section) -> str:
 
 def missing_html(sections: list[Section]) -> str:
     items = "\n".join(f"<li>{escape(it.title)}: <code>{escape(it.filled_by)}</code></li>" for it in sections)
-    return f'<h2>Not in this report</h2>\n<p class="about">These commands would fill it.</p>\n<ul class="missing">{items}</ul>'
+    return ('<h2>Not in this report</h2>\n<p class="about">These commands would fill it.</p>\n'
+            f'<ul class="missing">{items}</ul>')
 
 
 def sources_html(results: list[Result]) -> str:
     rows = "\n".join(f"<tr><td><code>{escape(it.name)}</code></td><td>{escape(KINDS[it.kind].command)}</td></tr>"
                      for it in results)
-    return ('<h2>Files</h2>\n<div class="scroll"><table>\n<tr><th scope="col">file</th><th scope="col">written by</th></tr>\n'
-            f"{rows}\n</table></div>")
+    head = '<tr><th scope="col">file</th><th scope="col">written by</th></tr>'
+    return f'<h2>Files</h2>\n<div class="scroll"><table>\n{head}\n{rows}\n</table></div>'
 
 
 def models_of(results: list[Result]) -> str:
     """Of files that name one."""
-    names = [it.content.get("model") or it.content.get("info", {}).get("origin", {}).get("model_name") for it in results]
+    contents = [it.content for it in results]
+    names = [it.get("model") or it.get("info", {}).get("origin", {}).get("model_name") for it in contents]
     return ", ".join(dict.fromkeys(name for name in names if isinstance(name, str)))
 
 

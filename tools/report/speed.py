@@ -45,12 +45,13 @@ def draw_roofline(by_panel: dict[str, list[dict]]) -> Any:
 
 def attend_figure(result: Result, index: int) -> Figure:
     by_panel = read_cases(result)
-    bandwidth = ", ".join(f"{gbps:.1f} GB/s {f'with {threads} threads' if threads != '1' else 'with 1 thread'}"
+    bandwidth = ", ".join(f"{gbps:.1f} GB/s with {threads} thread{'s' if threads != '1' else ''}"
                           for threads, gbps in sorted(result.content["bandwidth_gbps"].items()))
     return Figure(
         numbered("roofline", index), "Attention against the memory's bandwidth",
-        f"Decode attention of one query, backend {result.content['backend']}, {bandwidth} ({sources_of([result])}): the time "
-        "of a call against the time in which the same run reads its bytes. On the dashed line a kernel is as fast as memory.",
+        f"Decode attention of one query, backend {result.content['backend']}, {bandwidth} ({sources_of([result])}): the "
+        "time of a call against the time in which the same run reads its bytes. On the dashed line a kernel is as fast "
+        "as memory.",
         Table([Column("case"), Column("instructions"), Column("ns/token/layer", ".1f"), Column("bytes", size_name),
                Column("GB/s", ".2f"), Column("of the bandwidth, %", percent), Column("x f16", ".2f")],
               [[it["name"], it["isa"], it["ns_per_token_layer"], it["bytes"], it["gbps"], it["share_of_bandwidth"],

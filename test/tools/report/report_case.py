@@ -92,8 +92,8 @@ GENERATE = {"model": "tiny", "cache": "nuq2-1%", "prompt_tokens": 20, "prompt_to
             "tokens_per_second": 30.0, "cache_tokens": 50, "cache_bytes": 1 << 20, "f16_bytes": 1 << 22}
 
 FILES = {"eval": EVAL, "passkey": PASSKEY, "needle": NEEDLE, "ruler": RULER, "drift": DRIFT, "artifact": ARTIFACT,
-         "adaptive": ADAPTIVE, "statistics": STATISTICS, "calibrate": CALIBRATE, "plan-1": plan(8192), "plan-2": plan(65536),
-         "solve": SOLVE, "attend": ATTEND, "seal": SEAL, "generate": GENERATE}
+         "adaptive": ADAPTIVE, "statistics": STATISTICS, "calibrate": CALIBRATE, "plan-1": plan(8192),
+         "plan-2": plan(65536), "solve": SOLVE, "attend": ATTEND, "seal": SEAL, "generate": GENERATE}
 # Figures that are drawn, and those that are a table alone.
 DRAWN = ["codebooks", "drift", "error-by-layer", "kl", "memory", "needle-kl", "passkey", "perplexity",
          "predicted-loss", "roofline", "ruler", "sealing", "sensitivity-by-layer", "widths-by-layer"]

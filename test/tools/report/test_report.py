@@ -8,8 +8,8 @@ import sys
 import unittest
 
 import report_case
-from report_case import (ADAPTIVE, ARTIFACT, ATTEND, DRAWN, DRIFT, EVAL, FILES, LISTED, PASSKEY, SAMPLES, SKIPPED, ReportCase,
-                         changed)
+from report_case import (ADAPTIVE, ARTIFACT, ATTEND, DRAWN, DRIFT, EVAL, FILES, LISTED, PASSKEY, SAMPLES, SKIPPED,
+                         ReportCase, changed)
 
 SECTIONS = ("Quality", "Retrieval and long texts", "Calibration", "Memory", "Speed")
 
@@ -56,7 +56,8 @@ class Inputs(ReportCase):
 
     def test_names_of_cases(self) -> None:
         self.write("odd", changed(ATTEND, "cases", 0, "name", to="fast"))
-        self.expect_error(1, ["odd.json: expected cases and bandwidths as kvquant bench attend names them"], "found", "--text")
+        self.expect_error(1, ["odd.json: expected cases and bandwidths as kvquant bench attend names them"], "found",
+                          "--text")
 
     def test_samples(self) -> None:
         for lines, said in (([], "is empty"), ([{"task": "passkey"}], "no file that a report knows"),
