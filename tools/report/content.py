@@ -99,5 +99,10 @@ class Section:
     figures: list[Figure]
 
 
+def percent(digits: int) -> Callable[[float], str]:
+    """Shows a share."""
+    return lambda share: f"{100 * share:.{digits}f}"
+
+
 def numbered(slug: str, index: int) -> str:
     return slug if index == 0 else f"{slug}-{index + 1}"

@@ -80,6 +80,7 @@ KINDS = {
         "model": TEXT, "cache": TEXT, "prompt_tokens": NUMBER, "prompt_tokens_per_second": NUMBER,
         "tokens_per_second": NUMBER, "cache_tokens": NUMBER, "cache_bytes": NUMBER, "f16_bytes": NUMBER}),
 }
+TASKS = ("passkey", "needle-kl", "ruler", "longbench", "drift")
 SAMPLE = {"sample": TEXT, "cache": TEXT, "task": TEXT, "length": NUMBER, "depth?": NUMBER}
 # What rows and samples of a task have besides, by the kind of task.
 TASK_ROWS = {
@@ -96,6 +97,8 @@ TASK_SAMPLES = {
 
 
 def of_task(shapes: dict, task: str) -> dict:
+    if task not in TASKS:
+        raise ReportError(f"task is {json.dumps(task)}, expected {', '.join(TASKS)}")
     return shapes.get(task, shapes[None])
 
 
@@ -156,18 +159,18 @@ def parse(text: str) -> Any:
 
 def read_samples(text: str) -> tuple[dict, tuple[dict, ...]]:
     """A header and a line for each sample; a last line that was cut off is left out, as `kvquant task` does."""
-    whole = text[:text.rfind("\n") + 1].splitlines()
+    whole = text.split("\n")[:-1]  # texts may hold what else ends lines
     if not whole:
         raise ReportError("is empty, expected a header and samples")
     header = parse(whole[0])
     if kind_of(header) != "samples":
         raise ReportError("its first line is no header of results, expected a file of kvquant task -o")
     check(header, KINDS["samples"].shape, "")
-    lines = []
-    for number, line in enumerate(whole[1:], 2):
-        lines.append(parse(line))
-        check(lines[-1], {**SAMPLE, **of_task(TASK_SAMPLES, header["task"])}, f"line {number}")
-    return header, tuple(lines)
+    shape = {**SAMPLE, **of_task(TASK_SAMPLES, header["task"])}
+    lines = tuple(map(parse, whole[1:]))
+    for number, line in enumerate(lines, 2):
+        check(line, shape, f"line {number}")
+    return header, lines
 
 
 def read(path: pathlib.Path) -> Result:

@@ -3,10 +3,10 @@
 import math
 import pathlib
 import re
-from typing import Any, Optional
+from typing import Any
 
 import plots
-from content import Column, Figure, Section, Table, numbered
+from content import Column, Figure, Section, Table, numbered, percent
 from inputs import Result, sources_of
 
 SETTING = ("model", "model_hash", "text_hash", "mode", "context", "predictions")
@@ -50,9 +50,9 @@ def families_of(rows: list[dict], needed: str) -> dict[str, list[dict]]:
     return families
 
 
-def excess_position(percent: float) -> float:
+def excess_position(excess: float) -> float:
     """Where a difference from f16 stands: even around 0, by its logarithm far from it."""
-    return math.asinh(percent)
+    return math.asinh(excess)
 
 
 def excess_ticks(axes: Any, perplexity: float, most: float) -> None:
@@ -115,15 +115,11 @@ def perplexity_table(rows: list[dict]) -> Table:
           row["delta_nll"], row["delta_nll_se"]] for row in rows])
 
 
-def percent(value: Optional[float]) -> str:
-    return f"{100 * value:.2f}"
-
-
 def kl_table(rows: list[dict]) -> Table:
     return Table(
         [Column("cache"), Column(BITS, ".2f"), Column("KL mean", ".5f"), Column("KL 99.9 %", ".3f"),
-         Column("same first choice, %", percent), Column("keys beyond the calibration, %", percent),
-         Column("values, %", percent)],
+         Column("same first choice, %", percent(2)), Column("keys beyond the calibration, %", percent(2)),
+         Column("values, %", percent(2))],
         [[row["label"], row["bits_per_element_32k"], row["kl_mean"], row["kl_p999"], row["top1_agreement"],
           row.get("clamped_keys"), row.get("clamped_values")] for row in rows])
 

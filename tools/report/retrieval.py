@@ -4,8 +4,8 @@ import math
 from typing import Any, Callable, Optional
 
 import plots
-from content import Column, Figure, Section, Table, numbered
-from inputs import Result, sources_of
+from content import Column, Figure, Section, Table, numbered, percent
+from inputs import TASKS, Result, sources_of
 
 EXACT = "f16"
 MOST_ANSWERS = 20
@@ -57,14 +57,19 @@ class Run:
         most = max((row["samples"] for row in self.rows if "depth" not in row), default=0)
         note = ""
         if self.result.kind == "samples":
-            note = " From the samples alone: whether f16 beats a guess is in the table of a run that ended (--json)."
-        return (f"{it['model']}, task {self.task}, seed {it['seed']}, {most} samples of each length "
-                f"({sources_of([self.result])}).{note}")
+            note = (" From the samples alone, as far as the run has come: whether f16 beats a guess is in the table of a "
+                    "run that ended (--json).")
+        return (f"{it['model']}, task {self.task}, seed {it['seed']}, {most} sample{'s' if most != 1 else ''} of each "
+                f"length ({sources_of([self.result])}).{note}")
+
+    def chance_note(self) -> str:
+        lengths = sorted({row["length"] for row in self.over_depths() if row.get("f16_at_chance")})
+        return (f" At {', '.join(map(str, lengths))} tokens f16 cannot be told from a guess, which says nothing of other "
+                "caches." if lengths else "")
 
     def place(self) -> int:
         """On the page, what is easily understood first."""
-        order = ("passkey", "needle-kl", "ruler", "longbench", "drift")
-        return order.index(self.task) if self.task in order else len(order)
+        return TASKS.index(self.task)
 
     def over_depths(self) -> list[dict]:
         return [row for row in self.rows if "depth" not in row]
@@ -103,13 +108,13 @@ def heat_figure(run: Run, index: int) -> Figure:
         caches = [it for it in run.caches if it != EXACT]
         return Figure(
             numbered("needle-kl", index), "KL at the hidden number, by length and depth",
-            f"{run.caption()} Nats, mean over the tokens of the right answer; colour by the logarithm, from 0.001 to 1.",
-            needle_table(run),
+            f"{run.caption()} Nats, mean over the tokens of the right answer; colour by the logarithm, from 0.001 to 1."
+            + run.chance_note(), needle_table(run),
             lambda: draw_heat(run, "kl", caches, lambda kl: math.log10(max(kl, 1e-9)) / 3 + 1, lambda kl: f"{kl:.2g}"))
     return Figure(
         numbered(run.task, index), "Hidden numbers that were told, by length and depth",
-        f"{run.caption()} Share of the answers that are right, %. At 100 % the number stands right in front of the "
-        "question, among the latest tokens, which are exact.", score_table(run),
+        f"{run.caption()} Share of the answers that are right, %. At 100 % the number stands in front of the question, "
+        f"maybe among the latest tokens, which are exact.{run.chance_note()}", score_table(run),
         lambda: draw_heat(run, "score", run.caches, lambda score: score, lambda score: f"{100 * score:.0f}"))
 
 
@@ -143,10 +148,6 @@ def draw_drift(run: Run) -> Any:
     return figure
 
 
-def percent(value: float) -> str:
-    return f"{100 * value:.1f}"
-
-
 def base_columns(run: Run) -> tuple[list[Column], Callable[[dict], list]]:
     has_depth = bool(run.by_depth())
     columns = [Column("task"), Column("length"), *([Column("depth", lambda it: f"{it} %")] if has_depth else []),
@@ -157,8 +158,8 @@ def base_columns(run: Run) -> tuple[list[Column], Callable[[dict], list]]:
 
 def score_table(run: Run) -> Table:
     columns, start = base_columns(run)
-    return Table([*columns, Column("score, %", percent), Column("Δ", lambda it: f"{100 * it:+.1f}"),
-                  Column("± SE", percent), Column("f16 at chance")],
+    return Table([*columns, Column("score, %", percent(1)), Column("Δ", lambda it: f"{100 * it:+.1f}"),
+                  Column("± SE", percent(1)), Column("f16 at chance")],
                  [[*start(row), row["score"], row.get("delta"), row.get("delta_se"), row.get("f16_at_chance")]
                   for row in run.rows])
 
@@ -166,7 +167,7 @@ def score_table(run: Run) -> Table:
 def needle_table(run: Run) -> Table:
     columns, start = base_columns(run)
     return Table([*columns, Column("KL", ".5f"), Column("± SE", ".5f"), Column("ΔNLL", "+.3f"), Column("ΔNLL ± SE", ".3f"),
-                  Column("same first choice, %", percent), Column("f16 at chance")],
+                  Column("same first choice, %", percent(1)), Column("f16 at chance")],
                  [[*start(row), row["kl"], row.get("kl_se"), row.get("delta_nll"), row.get("delta_nll_se"),
                    row["top1_agreement"], row.get("f16_at_chance")] for row in run.rows])
 
@@ -175,7 +176,7 @@ def drift_table(run: Run) -> Table:
     rows = run.over_depths()
     first = sorted({bucket["first"] for row in rows for bucket in row["buckets"]})
     by_first = [{bucket["first"]: bucket["kl"] for bucket in row["buckets"]} for row in rows]
-    return Table([Column("cache"), Column("length"), Column("samples"), Column("same first choice, %", percent),
+    return Table([Column("cache"), Column("length"), Column("samples"), Column("same first choice, %", percent(1)),
                   Column("KL", ".4f"), *(Column(f"KL {it}+", ".4f") for it in first)],
                  [[row["cache"], row["length"], row["samples"], row["agreement"], row["kl"],
                    *map(kl.get, first)] for row, kl in zip(rows, by_first)])

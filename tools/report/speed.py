@@ -4,14 +4,10 @@ from typing import Any
 
 import plots
 import roofline
-from content import Column, Figure, ReportError, Section, Table, numbered, size_name
+from content import Column, Figure, ReportError, Section, Table, numbered, percent, size_name
 from inputs import Result, sources_of
 
 MOST_PANELS = 12  # of a sweep the table says more
-
-
-def percent(value: float) -> str:
-    return f"{100 * value:.1f}"
 
 
 def read_cases(result: Result) -> dict[str, list[dict]]:
@@ -53,7 +49,7 @@ def attend_figure(result: Result, index: int) -> Figure:
         "time of a call against the time in which the same run reads its bytes. On the dashed line a kernel is as fast "
         "as memory.",
         Table([Column("case"), Column("instructions"), Column("ns/token/layer", ".1f"), Column("bytes", size_name),
-               Column("GB/s", ".2f"), Column("of the bandwidth, %", percent), Column("x f16", ".2f")],
+               Column("GB/s", ".2f"), Column("of the bandwidth, %", percent(1)), Column("x f16", ".2f")],
               [[it["name"], it["isa"], it["ns_per_token_layer"], it["bytes"], it["gbps"], it["share_of_bandwidth"],
                 it["ratio_to_f16"]] for it in result.content["cases"]]),
         (lambda: draw_roofline(by_panel)) if len(by_panel) <= MOST_PANELS else None)

@@ -41,7 +41,7 @@ PASSKEY = {**HEADER, "rows": [
 SAMPLES = [{**HEADER, "kvquant_results": 1},
            *({"sample": f"passkey/512/{depth}/0", "cache": cache, "task": "passkey", "length": 512, "depth": depth,
               "score": score, "answer": answer, "expected": ["12345"]} for cache, depth, score, answer in (
-                  ("f16", 0, 1, " 12345"), ("f16", 100, 1, " 12345"), ("nuq2-1%", 0, 0, " 1<b>&$x$"),
+                  ("f16", 0, 1, " 12345"), ("f16", 100, 1, " 12345"), ("nuq2-1%", 0, 0, " 1<b>&$x$\u2028"),
                   ("nuq2-1%", 100, 1, " 12345")))]
 NEEDLE = {**HEADER, "task": "needle-kl", "rows": [
     {"task": "passkey", "length": 512, "cache": cache, "samples": 1, "kl": kl, "kl_se": 0.1, "delta_nll": kl,
@@ -127,7 +127,7 @@ class ReportCase(unittest.TestCase):
         return path
 
     def write_samples(self, lines: list[dict], torn: str = "") -> None:
-        text = "".join(json.dumps(line) + "\n" for line in lines)
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         (self.found / "passkey.jsonl").write_text(text + torn, encoding="utf-8")
 
     def write_all(self) -> None:

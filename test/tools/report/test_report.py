@@ -50,6 +50,7 @@ class Inputs(ReportCase):
         self.refuse(["rows is an object, expected a list"], changed(EVAL, "rows", to={}))
         self.refuse(["rows[0].perplexity is 1e+301, expected less"], changed(EVAL, "rows", 0, "perplexity", to=1e301))
         self.refuse(['rows[0]: no member "score"'], changed(PASSKEY, "rows", 0, "score", gone=True))
+        self.refuse(['task is "../up", expected passkey, '], changed(PASSKEY, "task", to="../up"))
         self.refuse(['rows[0]: no member "buckets"'], changed(DRIFT, "rows", 0, "buckets", gone=True))
         self.refuse(["layers[1].key is a list, expected an object"], changed(ARTIFACT, "layers", 1, "key", to=[]))
         self.refuse(["bandwidth_gbps.1 is a string"], changed(ATTEND, "bandwidth_gbps", "1", to="fast"))
@@ -124,6 +125,15 @@ class Tables(ReportCase):
                           ("nuq2-1%", "", "0.5", ""), ("nuq2-1%", "0", "0.0", ""), ("nuq2-1%", "100", "1.0", "")])
         self.assertEqual([(row["f16"], row["this cache"]) for row in self.csv("passkey-answers")],
                          [("12345", "1<b>&$x$")])
+
+    def test_says_where_f16_is_at_chance(self) -> None:
+        self.write("passkey", PASSKEY)
+        self.write("ruler", FILES["ruler"])
+        said = self.succeed("found", "--text")
+        self.assertIn("* f16 cannot be told from a guess there", said)
+        self.assertNotIn("At 512 tokens f16", said)
+        self.write("passkey", changed(PASSKEY, "rows", 0, "f16_at_chance", to=True))
+        self.assertIn("At 512 tokens f16 cannot be told from a guess", self.succeed("found", "--text"))
 
     def test_long_tables_are_whole_in_files(self) -> None:
         self.write("passkey", PASSKEY)
