@@ -62,6 +62,12 @@ class Inspect(ToolCase):
         for layer in found["layers"]:
             for side in ("key", "value"):
                 self.assertTrue(0 < layer[side]["objective"] < layer[side]["mass"])
+                self.assertEqual((len(layer[side]["levels"]), layer[side]["levels"]),
+                                 (8, sorted(layer[side]["levels"])))
+        self.assertEqual(found["label"], "nuq3-1%")
+        tensors = read_safetensors(artifact)[1]
+        _, sensitivity = tensors["value.sensitivity"]
+        self.assertAlmostEqual(found["layers"][1]["value"]["sensitivity"], sum(sensitivity[KV_HEADS * 32:]), places=12)
 
     def test_levels_are_int8_float_or_fixed(self) -> None:
         for options, expected in ((("--levels", "int8"), "int8"), (("--levels", "float"), "float"),
@@ -98,6 +104,11 @@ class Inspect(ToolCase):
         found = self.succeed_json("inspect", "s.stats")
         self.assertEqual((found["kind"], found["origin"]["seed"], found["options"]["kv_channels"]),
                          ("statistics", 9, KV_HEADS * 32))
+        self.assertEqual(len(found["layers"]), LAYERS)
+        for side in (layer[side] for layer in found["layers"] for side in ("key", "value")):
+            self.assertEqual(side["values"], 3 * (64 - 1) * KV_HEADS * 32)
+            self.assertEqual((len(side["histogram"]), sum(side["histogram"])), (64, side["values"] - side["outliers"]))
+            self.assertGreater(sum(side["fisher_histogram"]), 0)
 
     def test_a_sequence(self) -> None:
         lines = self.lines(SEQUENCES / "page.kvs")

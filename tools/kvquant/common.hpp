@@ -151,6 +151,7 @@ void add_eval(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_plan(CLI::App& app);
+void add_report(CLI::App& app);
 void add_task(CLI::App& app);
 void add_tokenize(CLI::App& app);
 

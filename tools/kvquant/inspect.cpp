@@ -13,6 +13,7 @@
 #include "kvquant/calibrate/statistics_io.hpp"
 #include "kvquant/core/error.hpp"
 #include "kvquant/format/int8_grid.hpp"
+#include "runtime/artifact_label.hpp"
 #include "runtime/mapped_file.hpp"
 #include "tools/kvquant/common.hpp"
 
@@ -120,8 +121,18 @@ std::string kind_of_levels(std::vector<layer_artifact> const& layers, codebook l
   return are_int8 ? "int8" : "float";
 }
 
+/// A side's levels, where it has one codebook, and Σ F over the calibration tokens and all channels.
+nlohmann::json side_json(codebook const& book, std::vector<float> const& sensitivity) {
+  nlohmann::json out = book;
+  if (!book.levels.empty()) out["levels"] = book.levels;
+  if (!book.decode_levels.empty()) out["decode_levels"] = book.decode_levels;
+  out["sensitivity"] = std::accumulate(sensitivity.begin(), sensitivity.end(), 0.0);
+  return out;
+}
+
 nlohmann::json layer_json(layer_artifact const& layer) {
-  nlohmann::json out = {{"key", layer.key}, {"value", layer.value}};
+  nlohmann::json out = {{"key", side_json(layer.key, layer.key_sensitivity)},
+                        {"value", side_json(layer.value, layer.value_sensitivity)}};
   if (!layer.key_channels.widths.empty()) out["key_widths"] = layer.key_channels.widths;
   if (!layer.value_channels.widths.empty()) out["value_widths"] = layer.value_channels.widths;
   return out;
@@ -189,6 +200,7 @@ void inspect_artifact(inspect_options const& options, safetensors_file const& fi
   show(options, rows,
        {{"kind", "artifact"},
         {"hash", info.hash},
+        {"label", runtime::label_of(info)},
         {"info", info},
         {"key_levels", key_levels},
         {"value_levels", value_levels},
@@ -196,6 +208,24 @@ void inspect_artifact(inspect_options const& options, safetensors_file const& fi
   if (options.common.quiet) return;
   print_table(layers);
   if (info.key_token_bits > 0 || info.value_token_bits > 0) print_table(widths);
+}
+
+/// Masses over [−1, 1] in bins as wide as a plot needs.
+std::vector<double> coarse_masses(histogram const& it) {
+  constexpr std::size_t most_bins = 64;
+  std::size_t const bins = it.bins().size();
+  std::vector<double> out(std::min(bins, most_bins));
+  for (std::size_t bin = 0; bin < bins; ++bin) out[bin * out.size() / bins] += it.bins()[bin].mass;
+  return out;
+}
+
+/// How the normalised values of a side lie, each counted once and by its squared gradient.
+nlohmann::json side_json(side_statistics const& it) {
+  return {{"values", it.values},
+          {"outliers", it.outliers},
+          {"sensitivity", std::accumulate(it.sensitivity.begin(), it.sensitivity.end(), 0.0)},
+          {"histogram", coarse_masses(it.of(fit_weights::none))},
+          {"fisher_histogram", coarse_masses(it.of(fit_weights::fisher))}};
 }
 
 void inspect_statistics(inspect_options const& options, safetensors_file const& file) {
@@ -207,7 +237,11 @@ void inspect_statistics(inspect_options const& options, safetensors_file const& 
   rows.push_back(
       {"outliers", fmt::format("{} of keys, {} of values", observed.outlier_fraction_k, observed.outlier_fraction_v)});
   rows.push_back({"values seen per layer", std::to_string(it.statistics.layers().front().key.values)});
-  show(options, rows, {{"kind", "statistics"}, {"options", observed}, {"shape", it.shape}, {"origin", it.origin}});
+  nlohmann::json layers = nlohmann::json::array();
+  for (layer_statistics const& layer : it.statistics.layers())
+    layers.push_back({{"key", side_json(layer.key)}, {"value", side_json(layer.value)}});
+  show(options, rows,
+       {{"kind", "statistics"}, {"options", observed}, {"shape", it.shape}, {"origin", it.origin}, {"layers", layers}});
 }
 
 void inspect_sequence(inspect_options const& options) {

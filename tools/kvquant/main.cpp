@@ -23,6 +23,7 @@ int main(int argc, char** argv) {
   kvquant::tool::add_generate(app);
   kvquant::tool::add_inspect(app);
   kvquant::tool::add_plan(app);
+  kvquant::tool::add_report(app);
   kvquant::tool::add_task(app);
   kvquant::tool::add_tokenize(app);
   try {

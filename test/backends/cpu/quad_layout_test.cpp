@@ -18,7 +18,7 @@ using namespace kvquant;
 using cpu::block_codes;
 
 /// The codes of one side, [chunks, block_codes].
-std::vector<std::array<std::uint8_t, block_codes>> unpacked(std::uint8_t const* from, cpu::channel_order const& order,
+std::vector<std::array<std::uint8_t, block_codes>> unpacked(std::uint8_t const* from, channel_order const& order,
                                                             std::size_t head_dim) {
   std::vector<std::array<std::uint8_t, block_codes>> chunks(head_dim / 8);
   for (std::size_t chunk = 0; chunk < chunks.size(); ++chunk)
@@ -32,7 +32,7 @@ std::vector<std::array<std::uint8_t, block_codes>> unpacked(std::uint8_t const* 
 template <class S>
 void check_codes(page_geometry const& geometry, canonical_page<S> const& page, std::uint8_t const* bytes) {
   std::size_t const d = geometry.head_dim;
-  auto const of_keys = cpu::key_order(geometry), of_values = cpu::value_order(geometry);
+  auto const of_keys = key_order(geometry), of_values = value_order(geometry);
   auto const keys = unpacked(bytes, of_keys, d);
   auto const values = unpacked(bytes + geometry.k_code_bytes(), of_values, d);
   std::size_t differing = 0;
@@ -99,7 +99,7 @@ TEMPLATE_LIST_TEST_CASE("codes and slots of a page lie where kernels look for th
 
 TEST_CASE("channels of one width lie together, in their own order", "[quad_layout]") {
   test::sized_page<spec<adaptive, adaptive>> const sized(64, 0, 0, rope_pairing::half_split, 64);
-  auto const keys = cpu::key_order(sized.geometry), values = cpu::value_order(sized.geometry);
+  auto const keys = key_order(sized.geometry), values = value_order(sized.geometry);
   std::vector<std::size_t> seen(64);
   for (std::size_t place = 0; place < 64; ++place) {
     std::size_t const channel = values.at[place], width = values.widths[place / 8];
@@ -117,9 +117,9 @@ TEST_CASE("widths that do not fill chunks, or differ within a pair, are refused"
   test::sized_page<spec<adaptive, adaptive>> sized(64, 0, 0, rope_pairing::half_split, 64);
   auto const other = [](std::uint8_t width) { return static_cast<std::uint8_t>(width % 4 + 1); };
   sized.v_widths[5] = other(sized.v_widths[5]);
-  CHECK_THROWS_WITH(cpu::value_order(sized.geometry), Catch::Contains("no multiple of 8 in a head"));
+  CHECK_THROWS_WITH(value_order(sized.geometry), Catch::Contains("no multiple of 8 in a head"));
   sized.k_widths[3] = other(sized.k_widths[3]);
-  CHECK_THROWS_WITH(cpu::key_order(sized.geometry), Catch::Contains("which RoPE turns with it"));
+  CHECK_THROWS_WITH(key_order(sized.geometry), Catch::Contains("which RoPE turns with it"));
   sized.k_widths[35] = sized.k_widths[3];
-  CHECK_THROWS_WITH(cpu::key_order(sized.geometry), Catch::Contains("no multiple of 4 in a head"));
+  CHECK_THROWS_WITH(key_order(sized.geometry), Catch::Contains("no multiple of 4 in a head"));
 }

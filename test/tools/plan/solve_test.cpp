@@ -24,7 +24,7 @@ plan::loss_table const& small_losses() {
   return it;
 }
 
-plan::side_losses const& losses_in(std::vector<plan::side_losses> const& all, char const* format) {
+plan::side_losses const& losses_in(std::vector<plan::side_losses> const& all, std::string const& format) {
   for (plan::side_losses const& it : all)
     if (to_string(it.format) == format) return it;
   throw error{errc::bad_value, format};
