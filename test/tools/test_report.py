@@ -19,6 +19,8 @@ class Report(ToolCase):
         write("eval", "eval", self.model, "--text", self.text, "--context", "64", "--artifact", "a.kvq")
         for name in ("a.kvq", "b.kvq", "s.stats", self.model):
             write(f"inspect-{os.path.basename(name)}", "inspect", name)
+        write("passkey", "task", self.model, "passkey", "--lengths", "300", "--samples", "1", "--depths", "0,100",
+              "--artifact", "a.kvq", "-o", found / "passkey.jsonl")
         write("plan", "plan", self.model, "--context", "4K")
         write("solve", "plan", "--solve", "--artifact", "a.kvq", "--budget", "1GiB")
         write("attend", "bench", "attend", "--shape", "2/1/32", "--context", "256", "--formats", "nuq3", "--seconds", "0",
@@ -30,7 +32,8 @@ class Report(ToolCase):
         self.write_files_of_all_commands()
         said = self.succeed("report", "found", "--text", "--csv", "csv")
         for title in ("Perplexity against bits", "Sensitivity by layer", "Values and the levels of codebooks",
-                      "Where the bits of adaptive 2.5", "Predicted loss against memory", "Sealing of pages", "Generation"):
+                      "Where the bits of adaptive 2.5", "Predicted loss against memory", "Sealing of pages", "Generation",
+                      "Hidden numbers that were told"):
             self.assertIn(f"\n{title}", said)
         for name in ("perplexity", "codebooks", "memory", "roofline", "generation"):
             self.assertTrue((self.folder / "csv" / f"{name}.csv").is_file(), name)
