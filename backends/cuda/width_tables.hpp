@@ -49,6 +49,12 @@ class head_levels {
   affine map(std::size_t channel) const {
     return {static_cast<float>(maps_[channel].scale / byte_step / unit_), maps_[channel].zero / unit_};
   }
+  value_correction correction(std::size_t channel) const {
+    affine const exact = map(channel);
+    double const scale = to_float(to_half(exact.scale)), zero = to_float(to_half(exact.zero));
+    double const factor = scale > 0 ? exact.scale / scale : 1;
+    return {static_cast<float>(factor), static_cast<float>((exact.zero - factor * zero) * unit_)};
+  }
   /// [chunks of the plan, 16], by place.
   void write(quartet_plan const& plan, std::byte* to) const {
     for (std::size_t const chunk : plan.chunks) {
@@ -108,6 +114,10 @@ host_tables width_tables_of(artifact<S> const& it, int layer, page_geometry cons
     values.write(order.v, table.data() + at.v_levels);
     auto const maps = value_maps_of(order.places, d, [&](std::size_t channel) { return values.map(channel); });
     put(at.value_maps, maps.data(), maps.size() * sizeof(four_words));
+    std::vector<value_correction> corrections;
+    for (std::size_t place = 0; place < d; ++place)
+      corrections.push_back(values.correction(order.places.channel_at[place]));
+    put(at.corrections, corrections.data(), d * sizeof(value_correction));
     put(at.pair_at, order.places.pair_at, d / 2);
     put(at.channel_at, order.places.channel_at, d);
     out.levels.resize(out.levels.size() + size / sizeof(std::uint32_t));

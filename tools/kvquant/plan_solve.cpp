@@ -33,12 +33,13 @@ plan::loss_table gather(solve_sources const& sources, int threads) {
 
 std::string loss_name(double loss) { return fmt::format("{:.4g}", loss); }
 
-/// The command that makes an artifact of the format.
+/// The command that makes an artifact of the format. Bits by channel are divided between the sides by `calibrate`.
 std::string command_for(plan::cache_format const& format) {
   if (format.is_exact()) return "no calibration: f16";
-  if (!format.is_one_spec()) return "the artifact of " + plan::to_string(format);
   plan::side_format const& side = format.key;
-  std::string const bits = fmt::format("{}", side.by_channel() ? side.bits : side.id.bits);
+  bool const divided = side.by_channel() && format.value.by_channel();
+  if (!format.is_one_spec() && !divided) return "the artifact of " + plan::to_string(format);
+  std::string const bits = fmt::format("{}", divided ? (side.bits + format.value.bits) / 2 : side.id.bits);
   return fmt::format("kvquant calibrate MODEL --format {} --bits {} --outliers {}", side.id.name, bits,
                      side.outlier_fraction);
 }

@@ -33,7 +33,7 @@ class attend_agent {
         columns_(static_cast<int>(params.columns)),
         plan_(Config, static_cast<int>(blockDim.x) / warp_lanes, columns_, static_cast<int>(params.tiles_per_chunk)),
         shared_(shared),
-        levels_(params.layer.levels + (widths_differ ? kv_head_ * Config.levels_bytes() / 4 : 0), shared),
+        levels_(params.layer.levels + (widths_differ ? kv_head_ * width_offsets(d).end / 4 : 0), shared),
         places_(make_places(levels_)),
         queries_(params.model, places_, item_, kv_head_, columns_,
                  reinterpret_cast<float2*>(shared + plan_.base_queries), shared + plan_.queries) {}
@@ -52,7 +52,7 @@ class attend_agent {
       __syncthreads();
       set_lane_columns();
       if (run.pages != nullptr)
-        read_pages(run, sparse, unit);
+        read_pages(run, sparse, unit);  // of all runs the first
       else
         read_exact(run);
     }
@@ -155,6 +155,7 @@ class attend_agent {
         sparse.template clear<1>(slots);
       }
     });
+    if constexpr (widths_differ) softmax_.correct([&](int place) { return levels_.correction(place); });
   }
 
   __device__ __forceinline__ void read_exact(token_run const& run) {

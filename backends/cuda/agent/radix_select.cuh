@@ -18,6 +18,7 @@ class radix_select {
   struct storage {
     std::uint32_t counts[256];
     std::uint32_t digit, left, of_digit;
+    std::uint32_t spare;  ///< written too: compilers read the four at once
   };
   __device__ explicit radix_select(storage& it) : it_(it) {}
 
@@ -68,6 +69,7 @@ class radix_select {
         it_.digit = digit;
         it_.left = rank - before;
         it_.of_digit = it_.counts[digit];
+        it_.spare = 0;
       }
     }
     __syncthreads();

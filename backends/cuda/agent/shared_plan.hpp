@@ -30,7 +30,7 @@ struct attend_config {
   KVQ_HD constexpr bool angles_in_shared() const { return head_dim <= 128; }
   /// Of the tables that codes are looked up in (`decode/levels.cuh`, `decode/quartets.cuh`).
   KVQ_HD constexpr int levels_bytes() const {
-    return bits == by_width ? width_offsets(head_dim).end : bits == 4 ? 256 * 2 * warp_lanes * 4 : 0;
+    return bits == by_width ? width_offsets(head_dim).corrections : bits == 4 ? 256 * 2 * warp_lanes * 4 : 0;
   }
   /// Slots of each side that come with a slab, one or two a lane; what else it has is read from the page itself. At 1 %
   /// a slab has head_dim / 6 on average.

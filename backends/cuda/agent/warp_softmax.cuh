@@ -51,6 +51,24 @@ class warp_softmax {
   }
   __device__ __forceinline__ float residual_factor() const { return 2 * inverse_unit_; }
 
+  /// Of values as they were read until now: `correction(row of the output)`, see `value_correction`.
+  template <class Correction>
+  __device__ void correct(Correction&& correction) {
+    float sums[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+      sums[i] = residual_factor() * over_rows(sum_[i], [](float a, float b) { return a + b; });
+#pragma unroll
+    for (int i = 0; i < 2 * fragments; ++i) {
+      auto const it = correction(i / 2 * 16 + i % 2 * 8 + static_cast<int>(threadIdx.x) % warp_lanes / 4);
+#pragma unroll
+      for (int column = 0; column < 2; ++column) {
+        float& o = o_[i / 2][i % 2 * 2 + column];
+        o = it.factor * o + it.offset * sums[column];
+      }
+    }
+  }
+
   /// Adds up what the warp's lanes have seen.
   __device__ void reduce() {
 #pragma unroll

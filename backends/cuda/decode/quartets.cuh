@@ -21,7 +21,7 @@ class width_tables {
 
   /// `table`: the start of the block's shared memory.
   __device__ width_tables(word const* head, std::byte* table) : global_(head), shared_(table) {
-    for (int i = static_cast<int>(threadIdx.x); i < at.end / 16; i += static_cast<int>(blockDim.x))
+    for (int i = static_cast<int>(threadIdx.x); i < at.corrections / 16; i += static_cast<int>(blockDim.x))
       reinterpret_cast<uint4*>(table)[i] = reinterpret_cast<uint4 const*>(head)[i];
   }
 
@@ -39,6 +39,11 @@ class width_tables {
   }
   __device__ std::uint8_t const* pair_at() const { return places(shared_ + at.pair_at); }
   __device__ std::uint8_t const* channel_at() const { return places(shared_ + at.channel_at); }
+  /// By place.
+  __device__ value_correction correction(int place) const {
+    return reinterpret_cast<value_correction const*>(reinterpret_cast<std::byte const*>(global_) +
+                                                     at.corrections)[place];
+  }
   /// When shared memory has become something else.
   __device__ int channel_of(int place) const {
     return places(reinterpret_cast<std::byte const*>(global_) + at.channel_at)[place];
