@@ -109,7 +109,8 @@ TEST_CASE("bits go from side to side while the loss falls", "[calibrate]") {
   CHECK(division(2.5, 1e-9) == std::pair{64, 16});
   CHECK(division(1.5, 1e9) == std::pair{16, 32});
   CHECK(division(4, 1e9) == std::pair{64, 64});
-  auto const [keys, values] = division(2.5, 1);
+  std::pair<int, int> const chosen = division(2.5, 1);
+  int const keys = chosen.first, values = chosen.second;
   auto const losses = detail::losses_of<adaptive_spec>(observed().layers());
   auto const loss = [&](int key_bits) {
     return detail::loss_of(losses.keys, plan_of(small_shape(), true), key_bits) +

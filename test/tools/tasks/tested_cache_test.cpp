@@ -25,7 +25,7 @@ token_id likeliest(std::span<float> scores) {
 std::vector<prompt_tokens> chain_of_prompts() {
   auto const trunk = random_ids(220, tiny_model::vocabulary, 1);
   std::vector<prompt_tokens> prompts;
-  for (std::size_t const shared : {150, 220, 220}) {
+  for (std::size_t const shared : {150u, 220u, 220u}) {
     prompt_tokens it{{trunk.begin(), trunk.begin() + static_cast<std::ptrdiff_t>(shared)}, 0};
     auto const own = random_ids(40, tiny_model::vocabulary, static_cast<unsigned>(10 + prompts.size()));
     it.ids.insert(it.ids.end(), own.begin(), own.end());
@@ -68,7 +68,7 @@ TEST_CASE("prompts read by forks are what they are when read alone") {
   auto const prompts = chain_of_prompts();
   auto const packed = test_packed(it.cache());
   auto const reader = packed->read(it.pair.model, prompts);
-  for (std::size_t const i : {0, 2}) {  // one is left out
+  for (std::size_t const i : {0u, 2u}) {  // one is left out
     auto const alone = it.cache();
     auto const sequence = alone->open();
     matrix const expected = runtime::forward(it.pair.model, prompts[i].ids, *sequence).bottomRows(3);
