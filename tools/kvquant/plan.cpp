@@ -61,6 +61,10 @@ plan::weight_bytes weights_of(runtime::gguf_file const& file, bool tied_embeddin
   return bytes;
 }
 
+plan::page_owner owner_on(std::optional<plan::device> const& on) {
+  return on && on->is_gpu ? plan::page_owner::cuda : plan::page_owner::cpu;
+}
+
 plan::memory_request request_of(plan_options const& options, std::optional<plan::device> const& on) {
   plan::memory_request request{.tokens = plan::parse_tokens(options.context),
                                .sequences = options.batch,
@@ -68,7 +72,7 @@ plan::memory_request request_of(plan_options const& options, std::optional<plan:
                                .recent_pages = options.recent_pages,
                                .devices = options.devices,
                                .chunk = options.chunk};
-  request.owner = on && on->is_gpu ? plan::page_owner::cuda : plan::page_owner::cpu;
+  request.owner = owner_on(on);
   if (!options.path.empty()) {
     auto const file = runtime::gguf_file::open(options.path);
     request.model = facts_of(runtime::read_model_config(file));
@@ -262,7 +266,7 @@ void run_plan(plan_options const& options) {
                                       .sequences = options.batch,
                                       .sinks = options.sinks,
                                       .recent_pages = options.recent_pages,
-                                      .owner = on && on->is_gpu ? plan::page_owner::cuda : plan::page_owner::cpu};
+                                      .owner = owner_on(on)};
     solve_plan(options.sources, options.devices, request, options.common, options.csv);
     return;
   }

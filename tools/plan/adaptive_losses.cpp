@@ -9,23 +9,24 @@
 namespace kvquant::plan {
 
 adaptive_losses::adaptive_losses(side_statistics const& side, model_shape shape, bool is_key)
-    : shape_(std::move(shape)), is_key_(is_key), by_width_(detail::channel_losses(side)) {
+    : shape_(std::move(shape)), is_key_(is_key) {
   for (std::size_t channel = 0; channel < side.channels.size(); ++channel)
-    bins_.push_back(bins_of(side.channels[channel], side.sensitivity[channel]));
+    add(side.channels[channel], side.sensitivity[channel]);
 }
 
-adaptive_losses::bins_by_width adaptive_losses::bins_of(channel_statistics const& channel, double sensitivity) {
-  bins_by_width out;
+void adaptive_losses::add(channel_statistics const& channel, double sensitivity) {
+  width_losses& losses = by_width_.emplace_back();
+  bins_by_width& out = bins_.emplace_back();
   auto const bins = detail::bins_in_x(channel);
   double const mass = detail::total_of(bins).mass;
   for (std::size_t width = 0; width < most_channel_bits && !bins.empty(); ++width) {
     auto const fitted = exact_kmeans(bins, std::size_t{2} << width);
+    losses[width] = fitted.objective;
     detail::for_each_nearest(bins, {}, fitted.centroids, [&](moments const& bin, double level) {
       double const loss = bin.squared_error(level);
       out[width].push_back({sensitivity * loss / bin.mass, loss, bin.mass / mass});
     });
   }
-  return out;
 }
 
 double adaptive_losses::of(side_format const& format) const {

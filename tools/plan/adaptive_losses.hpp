@@ -32,7 +32,7 @@ class adaptive_losses {
   };
   using bins_by_width = std::array<std::vector<bin_loss>, most_channel_bits>;  // of 1 to 4 bits
 
-  static bins_by_width bins_of(channel_statistics const& channel, double sensitivity);
+  void add(channel_statistics const& channel, double sensitivity);
   double kept_by_slots(std::span<bin_loss const> bins, double elements) const;
 
   model_shape shape_;
