@@ -333,6 +333,27 @@ void calibrate(calibrate_options const& options) {
   write_artifacts(options, from);
 }
 
+/// What decides how statistics become levels.
+void add_fit_choices(CLI::App& command, calibrate_options& options) {
+  add_choice<fit_weights>(command, "--weights", options.weights, "by what a value counts in the fit",
+                          {{"fisher", fit_weights::fisher},
+                           {"fisher-unscaled", fit_weights::fisher_unscaled},
+                           {"activation", fit_weights::activation},
+                           {"none", fit_weights::none}});
+  add_choice<key_space>(command, "--keys", options.keys, "where keys are quantized",
+                        {{"pre-rope", key_space::pre_rope}, {"post-rope", key_space::post_rope}});
+  add_choice<q_norm_choice>(
+      command, "--q-norm", options.q_norm,
+      "decode levels with the moments restored; auto: where it lowers the loss at 2 bits",
+      {{"auto", q_norm_choice::automatic}, {"on", q_norm_choice::on}, {"off", q_norm_choice::off}});
+  add_choice<channel_levels>(command, "--channel-levels", options.levels_of,
+                             "adaptive: one set of levels for eight channels of a head, or one per channel",
+                             {{"shared", channel_levels::shared}, {"own", channel_levels::own}});
+  add_choice<bool>(command, "--levels", options.int8_levels,
+                   "fitted levels that codes read as: rounded so that integers hold them exactly, or as fitted",
+                   {{"int8", true}, {"float", false}});
+}
+
 }  // namespace
 
 void add_calibrate(CLI::App& app) {
@@ -366,23 +387,7 @@ void add_calibrate(CLI::App& app) {
   command->add_option("--sinks", options->sinks, "first tokens kept exact")
       ->check(CLI::Range(0, 1 << 16))
       ->capture_default_str();
-  add_choice<fit_weights>(*command, "--weights", options->weights, "by what a value counts in the fit",
-                          {{"fisher", fit_weights::fisher},
-                           {"fisher-unscaled", fit_weights::fisher_unscaled},
-                           {"activation", fit_weights::activation},
-                           {"none", fit_weights::none}});
-  add_choice<key_space>(*command, "--keys", options->keys, "where keys are quantized",
-                        {{"pre-rope", key_space::pre_rope}, {"post-rope", key_space::post_rope}});
-  add_choice<q_norm_choice>(
-      *command, "--q-norm", options->q_norm,
-      "decode levels with the moments restored; auto: where it lowers the loss at 2 bits",
-      {{"auto", q_norm_choice::automatic}, {"on", q_norm_choice::on}, {"off", q_norm_choice::off}});
-  add_choice<channel_levels>(*command, "--channel-levels", options->levels_of,
-                             "adaptive: one set of levels for eight channels of a head, or one per channel",
-                             {{"shared", channel_levels::shared}, {"own", channel_levels::own}});
-  add_choice<bool>(*command, "--levels", options->int8_levels,
-                   "fitted levels that codes read as: rounded so that integers hold them exactly, or as fitted",
-                   {{"int8", true}, {"float", false}});
+  add_fit_choices(*command, *options);
   command->add_option("--seed", options->windows.seed, "of the windows' starts")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
