@@ -52,6 +52,7 @@ class appender {
 
   /// Of formats that are `by_channel`, of what has been asked for until now.
   clamp_counts clamps() const {
+    if constexpr (!widths_differ) return {};
     std::lock_guard const lock(mutex_);
     cuda::check(cudaStreamSynchronize(queue_), "cudaStreamSynchronize");
     clamp_counts all = counted_;

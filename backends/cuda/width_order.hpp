@@ -15,6 +15,8 @@
 
 namespace kvquant::cuda {
 
+static_assert(chunk_of_channels == chunk_channels);  // the device does not see the latter
+
 /// Which of a side's chunks go together, in the order in which they lie.
 class quartet_plan {
  public:
