@@ -1,43 +1,15 @@
 #include "runtime/cache_engine.hpp"
 
-#include <array>
-
-#include "backends/cpu/backend.hpp"
-#include "backends/cpu/generic/backend.hpp"
-#if defined(KVQUANT_CUDA)
-#include "backends/cuda/backend.hpp"
-#endif
+#include "engines/engines.hpp"
 #include "kvquant/calibrate/passthrough_artifact.hpp"
 #include "runtime/artifact_label.hpp"
 
 namespace kvquant::runtime {
 
-namespace {
-
-#if defined(KVQUANT_CUDA)
-using backends = type_list<cpu::backend, cpu::float_backend, cpu::generic::backend, cuda::backend>;
-#else
-using backends = type_list<cpu::backend, cpu::float_backend, cpu::generic::backend>;
-#endif
-
-template <class... B>
-constexpr auto names_of(type_list<B...>) {
-  return std::array{B::name...};
-}
-constexpr auto names = names_of(backends{});
-
-}  // namespace
-
-std::span<std::string_view const> backend_names() { return names; }
-
-std::string_view default_backend() {
-  return cpu::available_isas().empty() ? cpu::generic::backend::name : cpu::backend::name;
-}
-
 std::unique_ptr<engine> make_cache(std::filesystem::path const& artifact, std::string_view backend,
                                    model_config const& config, std::string const& model_hash,
                                    cache_options const& options) {
-  auto made = make_engine<backends>(backend, artifact, options);
+  auto made = make_engine(backend, artifact, options);
   require_made_for(artifact, made->info(), config, model_hash);
   return made;
 }
@@ -47,7 +19,7 @@ std::unique_ptr<engine> make_exact_cache(model_config const& config, std::string
   auto exact = make_passthrough_artifact(shape_of(config));
   exact.info.origin.model_name = config.name;
   exact.info.origin.model_hash = model_hash;
-  return make_engine<backends>(backend, exact, {.max_tokens = max_tokens});
+  return make_engine(backend, exact, {.max_tokens = max_tokens});
 }
 
 matrix forward(model const& m, std::span<token_id const> ids, engine_sequence& sequence, profile* spent) {

@@ -9,17 +9,12 @@
 #include <string>
 #include <string_view>
 
+#include "engines/engines.hpp"
 #include "kvquant/engine.hpp"
 #include "runtime/model.hpp"
 #include "runtime/profile.hpp"
 
 namespace kvquant::runtime {
-
-/// Names of the backends that this build has.
-std::span<std::string_view const> backend_names();
-
-/// The fastest of them that this machine can run.
-std::string_view default_backend();
 
 /// The cache that an artifact file describes. Throws `bad_format` naming both models if it was made for another one,
 /// `unsupported` naming what the backend lacks.

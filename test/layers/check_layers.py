@@ -40,8 +40,9 @@ LAYERS = closure({
     **{transport: ["distributed"] for transport in TRANSPORTS},
     "kvquant.hpp": ["distributed"],
     "engine.hpp": BACKENDS + TRANSPORTS + ["kvquant.hpp"],
-    "runtime": ["engine.hpp"],
-    "adapters": ["engine.hpp"],
+    "engines": ["engine.hpp"],
+    "runtime": ["engines"],
+    "adapters": ["engines"],
     "measure": ["engine.hpp"],
     "tools": ["runtime", "measure"],
     "examples": ["runtime"],
@@ -78,8 +79,8 @@ FOREIGN = [
     Foreign("ggml", ["ggml*.h"], ["bench/baseline/*"]),
     Foreign("memory of the system", ["sys/mman.h"], ["include/kvquant/cache/huge_pages.hpp", "runtime/*"]),
     # Whatever else has a folder or a suffix in its name is not C++'s own; the library has no use for it.
-    Foreign("standard library only", ["*/*", "*.*"], ["backends/*", "runtime/*", "adapters/*", "tools/*", "examples/*",
-                                                      "bench/*", "test/*"]),
+    Foreign("standard library only", ["*/*", "*.*"], ["backends/*", "engines/*", "runtime/*", "adapters/*", "tools/*",
+                                                      "examples/*", "bench/*", "test/*"]),
 ]
 
 
@@ -152,7 +153,8 @@ def check_line(root: pathlib.Path, path: str, line: str) -> Iterator[str]:
 
 
 def sources(root: pathlib.Path) -> Iterator[pathlib.Path]:
-    for folder in ("include", "backends", "runtime", "adapters", "measure", "tools", "examples", "bench", "test"):
+    for folder in ("include", "backends", "engines", "runtime", "adapters", "measure", "tools", "examples", "bench",
+                   "test"):
         yield from (file for file in sorted((root / folder).rglob("*")) if file.suffix in SOURCE_SUFFIXES)
 
 

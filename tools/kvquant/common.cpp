@@ -29,7 +29,7 @@ void add_common(CLI::App& command, common_options& options) {
 }
 
 void add_backend(CLI::App& command, std::string& chosen) {
-  auto const names = runtime::backend_names();
+  auto const names = backend_names();
   command.add_option("--backend", chosen, "what attends over packed pages")
       ->check(CLI::IsMember(std::vector<std::string>(names.begin(), names.end())))
       ->capture_default_str();

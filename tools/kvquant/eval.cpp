@@ -28,7 +28,7 @@ struct eval_options {
   text_options text;
   std::string model, nll_out;
   std::vector<std::string> artifacts, baselines = {"f16"};
-  std::string mode = "deployed", backend{runtime::default_backend()};
+  std::string mode = "deployed", backend{default_backend()};
   int context = 1024, recent_pages = 0;
   bool unbounded = false;
   std::size_t tokens = 0;

@@ -23,7 +23,7 @@ namespace {
 
 struct generate_options {
   common_options common;
-  std::string model, artifact, prompt, prompt_file, system, backend{runtime::default_backend()};
+  std::string model, artifact, prompt, prompt_file, system, backend{default_backend()};
   bool raw = false, profile = false;
   std::size_t max_tokens = 128;
   int recent_pages = 0;

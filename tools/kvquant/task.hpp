@@ -20,7 +20,7 @@ namespace kvquant::tool {
 
 struct task_options {
   common_options common;
-  std::string model, name, output, text, documents, form_file, backend{runtime::default_backend()};
+  std::string model, name, output, text, documents, form_file, backend{default_backend()};
   std::vector<std::string> artifacts, baselines, kinds, data, prompts;
   std::vector<std::size_t> lengths;
   std::vector<int> depths = {0, 25, 50, 75, 100};

@@ -1,0 +1,51 @@
+#include "engines/engines.hpp"
+
+#include <array>
+
+#include "backends/cpu/backend.hpp"
+#include "backends/cpu/generic/backend.hpp"
+#if defined(KVQUANT_CUDA)
+#include "backends/cuda/backend.hpp"
+#endif
+
+namespace kvquant {
+
+namespace {
+
+#if defined(KVQUANT_CUDA)
+using backends = type_list<cpu::backend, cpu::float_backend, cpu::generic::backend, cuda::backend>;
+#else
+using backends = type_list<cpu::backend, cpu::float_backend, cpu::generic::backend>;
+#endif
+
+template <class... B>
+constexpr auto names_of(type_list<B...>) {
+  return std::array{B::name...};
+}
+constexpr auto names = names_of(backends{});
+
+}  // namespace
+
+std::span<std::string_view const> backend_names() { return names; }
+
+std::string_view default_backend() {
+  return cpu::available_isas().empty() ? cpu::generic::backend::name : cpu::backend::name;
+}
+
+support supports(std::string_view backend, artifact_info const& artifact) {
+  support found;
+  visit_backend<backends>(backend, [&]<class B>(std::type_identity<B>) { found = B::supports(artifact); });
+  return found;
+}
+
+std::unique_ptr<engine> make_engine(std::string_view backend, std::filesystem::path const& artifact,
+                                    cache_options const& options) {
+  return make_engine<backends>(backend, artifact, options);
+}
+
+std::unique_ptr<engine> make_engine(std::string_view backend, artifact<passthrough_spec> const& exact,
+                                    cache_options const& options) {
+  return make_engine<backends>(backend, exact, options);
+}
+
+}  // namespace kvquant
