@@ -31,4 +31,9 @@ std::unique_ptr<engine> make_exact_cache(model_config const& config, std::string
 /// grows by where the time went.
 matrix forward(model const& m, std::span<token_id const> ids, engine_sequence& sequence, profile* spent = nullptr);
 
+/// The hidden states of one more token of each of several sequences of a cache, [sequences, hidden]: weights are read
+/// once for all of them. No sequence may be there twice.
+matrix forward_together(model const& m, std::span<token_id const> ids, engine const& cache,
+                        std::span<engine_sequence* const> sequences);
+
 }  // namespace kvquant::runtime

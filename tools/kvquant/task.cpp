@@ -1,4 +1,5 @@
 #include "tools/kvquant/task.hpp"
+#include "tools/tasks/batches.hpp"
 
 #include <fmt/format.h>
 
@@ -114,18 +115,29 @@ std::vector<sample_group> make_groups(task_options const& options, tasks::sample
   return tasks::passkey_samples(maker, plan);
 }
 
-/// Tokens that the longest sample takes, answer included. Throws `bad_value` for more than the model's context.
-std::size_t longest_sample(std::vector<sample_group> const& groups, model_file const& opened) {
-  std::size_t longest = 0;
+std::size_t tokens_of(tasks::sample const& it) { return std::max(it.prompt.size() + it.most_tokens, it.told.size()); }
+
+/// Throws `bad_value` for a sample beyond the model's context.
+void check_lengths(std::vector<sample_group> const& groups, model_file const& opened) {
   for (sample_group const& group : groups)
-    for (tasks::sample const& it : group) {
-      std::size_t const tokens = std::max(it.prompt.size() + it.most_tokens, it.told.size());
-      require(tokens <= static_cast<std::size_t>(opened.config.context), errc::bad_value, it.id(), ": a prompt of ",
-              it.prompt.size(), " tokens and ", it.most_tokens, " to answer, expected ", opened.config.context,
-              " together at most, the model's context");
-      longest = std::max(longest, tokens);
-    }
-  return longest;
+    for (tasks::sample const& it : group)
+      require(tokens_of(it) <= static_cast<std::size_t>(opened.config.context), errc::bad_value, it.id(),
+              ": a prompt of ", it.prompt.size(), " tokens and ", it.most_tokens, " to answer, expected ",
+              opened.config.context, " together at most, the model's context");
+}
+
+bool is_answered(task_options const& options) { return options.name != "drift" && options.name != "needle-kl"; }
+
+/// Tokens that a cache has to hold: those of a batch of answers, or of one sample, of which a fork has a tail of its
+/// own.
+std::size_t tokens_held(task_options const& options, std::vector<sample_group> const& groups) {
+  std::size_t most = 0;
+  for (sample_group const& group : groups) {
+    for (tasks::sample const& it : group) most = std::max(most, tokens_of(it) + 2 * page_tokens);
+    if (!is_answered(options)) continue;
+    for (tasks::sample_batch const& batch : tasks::batches_of(group)) most = std::max(most, batch.tokens);
+  }
+  return most;
 }
 
 /// Names that are there already get the file's behind them.
@@ -139,8 +151,7 @@ std::string new_name(std::vector<named_cache> const& caches, std::string name, s
 }
 
 std::vector<named_cache> make_caches(task_options const& options, model_file& opened, std::size_t tokens) {
-  // A fork has a tail of its own.
-  cache_options const sizes{.max_tokens = tokens + 2 * page_tokens, .recent_pages = options.recent_pages};
+  cache_options const sizes{.max_tokens = tokens, .recent_pages = options.recent_pages};
   std::vector<named_cache> caches;
   auto exact = runtime::make_exact_cache(opened.config, opened.file.hash(), sizes.max_tokens, options.backend);
   caches.push_back({"f16", {}, tasks::test_packed(std::move(exact))});
@@ -196,17 +207,18 @@ void run_task(task_options const& options) {
   model_file opened(options.model, options.common.threads);
   auto const plan = plan_of(options, opened);
   auto const groups = make_groups(options, plan, opened);
-  auto const caches = make_caches(options, opened, longest_sample(groups, opened));
+  check_lengths(groups, opened);
+  auto const caches = make_caches(options, opened, tokens_held(options, groups));
   auto const header = header_of(options, plan, opened, groups, caches);
   tasks::results_file results(options.output, header);
   runtime::model const model(opened.file, opened.pool);
   task_run const run{options, opened, model, caches, header, results};
-  if (options.name == "drift")
-    run_drift(run, groups);
-  else if (options.name == "needle-kl")
-    run_needle_kl(run, groups);
-  else
+  if (is_answered(options))
     run_answers(run, groups);
+  else if (options.name == "drift")
+    run_drift(run, groups);
+  else
+    run_needle_kl(run, groups);
   write_json(options.common.json, summarise_task(run));
   if (!options.common.quiet) print_task(run);
 }

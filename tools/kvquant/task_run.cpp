@@ -2,10 +2,12 @@
 #include <array>
 #include <limits>
 #include <numeric>
+#include <span>
 #include <utility>
 
 #include "runtime/scoring.hpp"
 #include "tools/kvquant/task.hpp"
+#include "tools/tasks/batches.hpp"
 #include "tools/tasks/drift.hpp"
 
 namespace kvquant::tool {
@@ -23,8 +25,8 @@ bool has_line(task_run const& run, sample const& it, std::size_t cache) {
   return run.results.find(it.id(), run.caches[cache].name) != nullptr;
 }
 
-bool has_all(task_run const& run, sample_group const& group, std::size_t cache) {
-  return std::all_of(group.begin(), group.end(), [&](sample const& it) { return has_line(run, it, cache); });
+bool has_all(task_run const& run, std::span<sample const> samples, std::size_t cache) {
+  return std::all_of(samples.begin(), samples.end(), [&](sample const& it) { return has_line(run, it, cache); });
 }
 
 /// Lines of a sample that are to come.
@@ -78,6 +80,29 @@ tasks::answer_rules rules_for(task_run const& run, sample const& it) {
               }};
 }
 
+/// Of consecutive samples with one cache, f16's answers as guesses.
+std::vector<tasks::answer_request> requests_for(task_run const& run, std::span<sample const> samples,
+                                                std::size_t cache) {
+  std::vector<tasks::answer_request> requests;
+  for (sample const& it : samples) {
+    requests.push_back({.rules = rules_for(run, it)});
+    if (cache > 0)
+      requests.back().guess = run.opened.tokenizer.encode(
+          run.results.find(it.id(), run.caches[0].name)->at("answer").get<std::string>(), {.add_special = false});
+  }
+  return requests;
+}
+
+void append_answer(task_run const& run, sample const& it, std::size_t cache, std::span<token_id const> ids) {
+  std::string const answer = counted_text(run, it, ids);
+  auto line = line_of(run, it, cache);
+  line["expected"] = it.expected.answers;
+  line["answer"] = answer;
+  line["metric"] = tasks::name_of(it.kind);
+  line["score"] = tasks::score(it.kind, answer, it.expected);
+  run.results.append(std::move(line));
+}
+
 }  // namespace
 
 void run_answers(task_run const& run, std::vector<sample_group> const& groups) {
@@ -85,24 +110,20 @@ void run_answers(task_run const& run, std::vector<sample_group> const& groups) {
   for (sample_group const& group : groups) {
     std::vector<prompt_tokens> prompts;
     for (sample const& it : group) prompts.push_back({it.prompt, it.prompt.size() - 1});
+    auto const batches = tasks::batches_of(group);
     for (std::size_t cache = 0; cache < run.caches.size(); ++cache) {
       if (has_all(run, group, cache)) continue;
       auto const reader = run.caches[cache].cache->read(run.model, prompts);
-      for (std::size_t i = 0; i < group.size(); ++i) {
-        sample const& it = group[i];
-        if (has_line(run, it, cache)) continue;
-        std::vector<token_id> guess;
-        if (cache > 0)
-          guess = run.opened.tokenizer.encode(
-              run.results.find(it.id(), run.caches[0].name)->at("answer").get<std::string>(), {.add_special = false});
-        std::string const answer = counted_text(run, it, reader->answer(i, rules_for(run, it), guess));
-        auto line = line_of(run, it, cache);
-        line["expected"] = it.expected.answers;
-        line["answer"] = answer;
-        line["metric"] = tasks::name_of(it.kind);
-        line["score"] = tasks::score(it.kind, answer, it.expected);
-        run.results.append(std::move(line));
-        bar.advance();
+      for (tasks::sample_batch const& batch : batches) {
+        // All of a batch, though some have their lines: sums round alike whenever a run was stopped.
+        auto const samples = std::span(group).subspan(batch.first, batch.count);
+        if (has_all(run, samples, cache)) continue;
+        auto const answers = reader->answers(batch.first, requests_for(run, samples, cache));
+        for (std::size_t i = 0; i < samples.size(); ++i) {
+          if (has_line(run, samples[i], cache)) continue;
+          append_answer(run, samples[i], cache, answers[i]);
+          bar.advance();
+        }
       }
     }
   }
@@ -189,7 +210,8 @@ std::vector<token_id> written_text(task_run const& run, sample const& it, progre
     bar.advance();
     return choice(scores);
   };
-  return run.caches[0].cache->read(run.model, prompt)->answer(0, {.most_tokens = it.most_tokens, .choose = choose}, {});
+  std::array const wanted = {tasks::answer_request{.rules = {.most_tokens = it.most_tokens, .choose = choose}}};
+  return run.caches[0].cache->read(run.model, prompt)->answers(0, wanted).front();
 }
 
 /// Steps of progress: a token that is written, or about as many that are read at once as take that time.

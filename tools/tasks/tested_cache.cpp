@@ -39,6 +39,7 @@ class growing_answer {
 
   /// The token behind a hidden state [1, hidden].
   void add(view2d<float const> hidden) {
+    if (done()) return;
     model_.logits(hidden, runtime::view_of(scores_));
     token_id const id = rules_.choose(runtime::view_of(scores_).row(0));
     done_ = rules_.ends && rules_.ends(id);
@@ -58,22 +59,48 @@ class growing_answer {
 class packed_reader final : public prompt_reader {
  public:
   packed_reader(engine& cache, runtime::model const& model, std::span<prompt_tokens const> prompts)
-      : model_(model), prompts_(prompts), shared_(shared_starts(prompts)), trunk_(cache.open()) {}
+      : cache_(cache), model_(model), prompts_(prompts), shared_(shared_starts(prompts)), trunk_(cache.open()) {}
 
   matrix hidden(std::size_t prompt) override { return read(prompt).second; }
 
-  std::vector<token_id> answer(std::size_t prompt, answer_rules const& rules, std::span<token_id const>) override {
-    auto [sequence, last] = read(prompt);
-    growing_answer answer(model_, rules);
-    while (true) {
-      if (!answer.done())
-        answer.add(runtime::view_of(std::as_const(last)).middle_rows(static_cast<std::size_t>(last.rows()) - 1, 1));
-      if (answer.done()) return std::move(answer.ids());
-      last = runtime::forward(model_, std::span(answer.ids()).last(1), *sequence);
+  std::vector<std::vector<token_id>> answers(std::size_t first, std::span<answer_request const> requests) override {
+    std::vector<std::unique_ptr<engine_sequence>> sequences;
+    std::vector<growing_answer> growing;
+    for (std::size_t i = 0; i < requests.size(); ++i) {
+      auto [sequence, hidden] = read(first + i);
+      sequences.push_back(std::move(sequence));
+      growing.emplace_back(model_, requests[i].rules);
+      growing.back().add(last_row(hidden));
     }
+    grow(sequences, growing);
+    std::vector<std::vector<token_id>> answers;
+    for (growing_answer& it : growing) answers.push_back(std::move(it.ids()));
+    return answers;
   }
 
  private:
+  static view2d<float const> last_row(matrix const& hidden) {
+    return runtime::view_of(hidden).middle_rows(static_cast<std::size_t>(hidden.rows()) - 1, 1);
+  }
+
+  /// Until all are done.
+  void grow(std::span<std::unique_ptr<engine_sequence> const> sequences, std::span<growing_answer> answers) {
+    while (true) {
+      std::vector<growing_answer*> open;
+      std::vector<engine_sequence*> on;
+      std::vector<token_id> last;
+      for (std::size_t i = 0; i < answers.size(); ++i) {
+        if (answers[i].done()) continue;
+        open.push_back(&answers[i]);
+        on.push_back(sequences[i].get());
+        last.push_back(answers[i].ids().back());
+      }
+      if (open.empty()) return;
+      matrix const hidden = runtime::forward_together(model_, last, cache_, on);
+      for (std::size_t i = 0; i < open.size(); ++i) open[i]->add(runtime::view_of(hidden).middle_rows(i, 1));
+    }
+  }
+
   /// A sequence that holds the prompt, and its hidden states.
   std::pair<std::unique_ptr<engine_sequence>, matrix> read(std::size_t prompt) {
     // What is shared is read in the same pieces whichever prompts were read before, so that sums round alike.
@@ -89,6 +116,7 @@ class packed_reader final : public prompt_reader {
     return {std::move(sequence), std::move(hidden)};
   }
 
+  engine& cache_;
   runtime::model const& model_;
   std::span<prompt_tokens const> prompts_;
   std::vector<std::size_t> shared_;
@@ -114,17 +142,23 @@ class simulated_reader final : public prompt_reader {
 
   matrix hidden(std::size_t prompt) override { return read(prompts_[prompt].ids, prompts_[prompt].first); }
 
-  std::vector<token_id> answer(std::size_t prompt, answer_rules const& rules,
-                               std::span<token_id const> guess) override {
-    std::vector<token_id> const& ids = prompts_[prompt].ids;
-    growing_answer answer(model_, rules);
+  std::vector<std::vector<token_id>> answers(std::size_t first, std::span<answer_request const> requests) override {
+    std::vector<std::vector<token_id>> answers;
+    for (answer_request const& it : requests) answers.push_back(answer(prompts_[first + answers.size()].ids, it));
+    return answers;
+  }
+
+ private:
+  std::vector<token_id> answer(std::span<token_id const> prompt, answer_request const& wanted) {
+    std::vector<token_id> const& guess = wanted.guess;
+    growing_answer answer(model_, wanted.rules);
     while (!answer.done()) {
-      std::vector<token_id> tried = ids;
+      std::vector<token_id> tried(prompt.begin(), prompt.end());
       std::size_t const known = answer.ids().size();
       tried.insert(tried.end(), answer.ids().begin(), answer.ids().end());
       if (known < guess.size())
         tried.insert(tried.end(), guess.begin() + static_cast<std::ptrdiff_t>(known), guess.end());
-      matrix const hidden = read(tried, ids.size() + known - 1);
+      matrix const hidden = read(tried, prompt.size() + known - 1);
       // As long as the guess is right, the next hidden state is that of the answer.
       for (std::size_t row = 0; !answer.done(); ++row) {
         answer.add(runtime::view_of(hidden).middle_rows(row, 1));
@@ -134,7 +168,6 @@ class simulated_reader final : public prompt_reader {
     return std::move(answer.ids());
   }
 
- private:
   matrix read(std::span<token_id const> ids, std::size_t first) {
     return model_.forward(ids, &cache_).bottomRows(static_cast<Eigen::Index>(ids.size() - first));
   }

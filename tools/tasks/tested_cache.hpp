@@ -30,15 +30,20 @@ struct answer_rules {
   std::function<bool(std::span<token_id const> so_far)> is_enough{};  ///< may be empty
 };
 
+/// What is wanted behind a prompt. `guess`, another cache's answer say, may save time and changes nothing.
+struct answer_request {
+  answer_rules rules;
+  std::vector<token_id> guess{};
+};
+
 /// Prompts being read, each once at most and in rising order.
 class prompt_reader {
  public:
   virtual ~prompt_reader() = default;
   /// The hidden states of a prompt from its `first` token on.
   virtual runtime::matrix hidden(std::size_t prompt) = 0;
-  /// What the model says behind a prompt. `guess`, another cache's answer say, may save time and changes nothing.
-  virtual std::vector<token_id> answer(std::size_t prompt, answer_rules const& rules,
-                                       std::span<token_id const> guess) = 0;
+  /// What the model says behind the prompts from `first` on, one for each request.
+  virtual std::vector<std::vector<token_id>> answers(std::size_t first, std::span<answer_request const> requests) = 0;
 };
 
 class tested_cache {
@@ -48,7 +53,8 @@ class tested_cache {
   virtual std::unique_ptr<prompt_reader> read(runtime::model const& model, std::span<prompt_tokens const> prompts) = 0;
 };
 
-/// Packed pages. What prompts have in common is read once, and sequences are forked where they part.
+/// Packed pages. What prompts have in common is read once, and sequences are forked where they part. Answers grow
+/// together, a token of each at a time.
 std::unique_ptr<tested_cache> test_packed(std::unique_ptr<engine> cache);
 /// Keys and values rounded where they arise. Each prompt is read as a whole, and once more for every token in which the
 /// guess is wrong.

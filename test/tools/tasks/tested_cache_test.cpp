@@ -1,7 +1,9 @@
 #include "tools/tasks/tested_cache.hpp"
 
 #include <algorithm>
+#include <array>
 #include <catch2/catch.hpp>
+#include <span>
 #include <utility>
 
 #include "runtime/cache_engine.hpp"
@@ -53,6 +55,9 @@ struct subject {
                                       "int4");
   }
   static answer_rules rules() { return {.most_tokens = 20, .choose = likeliest}; }
+  static std::vector<answer_request> asked(answer_rules rules = subject::rules(), std::vector<token_id> guess = {}) {
+    return {{std::move(rules), std::move(guess)}};
+  }
 };
 
 TEST_CASE("prompts share what all that follow have in common") {
@@ -82,7 +87,7 @@ TEST_CASE("numbers do not depend on which prompts were asked for") {
   auto const packed = test_packed(it.cache());
   auto const all = packed->read(it.pair.model, prompts), last = packed->read(it.pair.model, prompts);
   all->hidden(0);
-  all->answer(1, subject::rules(), {});
+  all->answers(1, subject::asked());
   CHECK(all->hidden(2) == last->hidden(2));
 }
 
@@ -90,7 +95,7 @@ TEST_CASE("an answer goes on token by token until it ends") {
   subject const it;
   auto const prompts = chain_of_prompts();
   auto const packed = test_packed(it.cache());
-  auto const whole = packed->read(it.pair.model, prompts)->answer(1, subject::rules(), {});
+  auto const whole = packed->read(it.pair.model, prompts)->answers(1, subject::asked()).front();
   REQUIRE(whole.size() == 20);
 
   auto const sequence = it.cache();
@@ -105,14 +110,32 @@ TEST_CASE("an answer goes on token by token until it ends") {
 
   auto rules = subject::rules();
   rules.ends = [&](token_id id) { return id == whole[4]; };
-  auto const ended = packed->read(it.pair.model, prompts)->answer(1, rules, {});
+  auto const ended = packed->read(it.pair.model, prompts)->answers(1, subject::asked(rules)).front();
   auto const at = std::find(whole.begin(), whole.end(), whole[4]);
   CHECK(ended == std::vector<token_id>(whole.begin(), at));
 
   rules = subject::rules();
   rules.is_enough = [](std::span<token_id const> so_far) { return so_far.size() == 6; };
-  CHECK(packed->read(it.pair.model, prompts)->answer(1, rules, {}) ==
+  CHECK(packed->read(it.pair.model, prompts)->answers(1, subject::asked(rules)).front() ==
         std::vector<token_id>(whole.begin(), whole.begin() + 6));
+}
+
+TEST_CASE("answers that grow together are those that grow alone, whatever their lengths") {
+  subject const it;
+  auto const prompts = chain_of_prompts();
+  auto const packed = test_packed(it.cache());
+  std::vector<std::vector<token_id>> alone;
+  std::vector<answer_request> all;
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    auto rules = subject::rules();
+    rules.most_tokens = std::array{7u, 0u, 20u}[i];
+    alone.push_back(packed->read(it.pair.model, prompts)->answers(i, subject::asked(rules)).front());
+    CHECK(alone.back().size() == rules.most_tokens);
+    all.push_back({rules});
+  }
+  CHECK(packed->read(it.pair.model, prompts)->answers(0, all) == alone);
+  auto const last_two = packed->read(it.pair.model, prompts)->answers(1, std::span(all).last(2));
+  CHECK(last_two == std::vector(alone.begin() + 1, alone.end()));
 }
 
 TEST_CASE("a simulated cache says what it would token by token, whatever the guess") {
@@ -134,7 +157,7 @@ TEST_CASE("a simulated cache says what it would token by token, whatever the gue
   auto too_long = expected;
   too_long.push_back(1);
   for (auto const& guess : {std::vector<token_id>{}, expected, half, too_long, std::vector<token_id>{1, 2, 3}})
-    CHECK(reader->answer(0, subject::rules(), guess) == expected);
+    CHECK(reader->answers(0, subject::asked(subject::rules(), guess)).front() == expected);
   CHECK(test::relative_error(reader->hidden(0), it.pair.model.forward(prompts[0].ids, simulator.get()).bottomRows(3)) <
         1e-5);
 }
