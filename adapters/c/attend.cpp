@@ -22,6 +22,7 @@ void in_layer(int layer, F&& f) {
 }
 
 attend_options options_of(kvquant_query const& it) {
+  require(it.reserved == 0, errc::unsupported, "query.reserved is ", it.reserved, ", expected 0");
   return {.space = it.q_rotated != 0 ? query_space::post_rope : query_space::pre_rope,
           .window = it.window,
           .softmax_scale = it.softmax_scale};

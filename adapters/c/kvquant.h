@@ -290,6 +290,7 @@ typedef struct kvquant_query {
   float* score_sum;    /* [rows, q_heads] without gaps: the sum of exp(score - m); NULL: not wanted */
   size_t window;       /* latest tokens that a query sees, its own included, beside the sinks; 0: all */
   float softmax_scale; /* of q . k; 0: 1 / sqrt(head_dim) */
+  uint32_t reserved;   /* 0 */
 } kvquant_query;
 
 /* Appends to one layer. `k` (before RoPE) and `v` are [tokens, kv_channels]; what is not KVQUANT_F32 is converted to

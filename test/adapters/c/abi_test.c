@@ -1,4 +1,5 @@
-/* What programs that were compiled before rely on: sizes and places of members, values of constants. */
+/* What programs that were compiled before rely on: sizes and places of members, values of constants. No struct ends with
+   padding, which a member of a later version would find unset. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,7 +10,7 @@
   _Static_assert(sizeof(type) == (total), #type " has another size"); \
   _Static_assert(offsetof(type, member) == (place), #type " has its last member elsewhere")
 
-HAS(kvquant_rope, 112, frequency_factor_count, 104);
+HAS(kvquant_rope, 104, frequency_factor_count, 96);
 HAS(kvquant_model_shape, 64, local_rope, 56);
 HAS(kvquant_artifact_info, 120, q_norm, 116);
 HAS(kvquant_executor, 32, run, 24);
@@ -17,7 +18,7 @@ HAS(kvquant_cache_options, 56, executor, 48);
 HAS(kvquant_cache_info, 48, workers, 44);
 HAS(kvquant_bytes, 96, elements, 88);
 HAS(kvquant_clamps, 40, clamped_values, 32);
-HAS(kvquant_query, 96, softmax_scale, 88);
+HAS(kvquant_query, 96, reserved, 92);
 
 _Static_assert(KVQUANT_OK == 0 && KVQUANT_ERROR_BAD_SHAPE == 1 && KVQUANT_ERROR_BAD_VALUE == 2 &&
                    KVQUANT_ERROR_BAD_FORMAT == 3 && KVQUANT_ERROR_BAD_FILE == 4 && KVQUANT_ERROR_OUT_OF_PAGES == 5 &&

@@ -172,6 +172,8 @@ static void questions_that_cannot_be_are_refused(void) {
   CHECK_FAILS(kvquant_attend(cache, 0, &query, 1), KVQUANT_ERROR_BAD_VALUE, "query.q is NULL");
   query = right, query.q_dtype = 8;
   CHECK_FAILS(kvquant_attend(cache, 0, &query, 1), KVQUANT_ERROR_BAD_FORMAT, "query.q: dtype 8");
+  query = right, query.reserved = 1;
+  CHECK_FAILS(kvquant_attend(cache, 0, &query, 1), KVQUANT_ERROR_UNSUPPORTED, "query.reserved is 1");
   query = right, query.rows = PREFIX + 1;
   static float far_too_many[(PREFIX + 1) * Q_CHANNELS];
   query.out = far_too_many;
