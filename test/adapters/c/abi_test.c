@@ -1,5 +1,5 @@
-/* What programs that were compiled before rely on: sizes and places of members, values of constants. No struct ends with
-   padding, which a member of a later version would find unset. */
+/* What programs that were compiled before rely on: sizes and places of members, values of constants. No struct ends
+   with padding, which a member of a later version would find unset. */
 #include <stdlib.h>
 #include <string.h>
 
