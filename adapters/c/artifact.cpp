@@ -180,8 +180,9 @@ kvquant_status kvquant_artifact_get_shape(kvquant_artifact* artifact, kvquant_mo
 kvquant_status kvquant_artifact_require_model(kvquant_artifact* artifact, char const* model_name,
                                               char const* model_hash, kvquant_model_shape const* shape) {
   return guarded(__func__, [&] {
-    kvquant::require_made_for(object_of(artifact)->get().info, text_of(model_name, "model_name"),
-                              text_of(model_hash, "model_hash"), shape_of(shape, ropes::not_needed));
+    auto const of = object_of(artifact);
+    kvquant::require_made_for(of->get().info, text_of(model_name, "model_name"), text_of(model_hash, "model_hash"),
+                              shape_of(shape, ropes::not_needed));
   });
 }
 

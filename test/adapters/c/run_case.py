@@ -29,6 +29,7 @@ def main() -> int:
     environment = dict(os.environ)
     if arguments.valgrind:
         environment.setdefault("KVQUANT_ISA", "portable")  # of AVX-512 valgrind knows nothing
+        environment["KVQUANT_TEST_UNDER_VALGRIND"] = "1"  # which ends programs whose memory runs out
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([arguments.writer, folder], check=True, env=environment)
         places = [os.path.join(folder, name) for name in arguments.names] or [folder]
