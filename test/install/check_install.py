@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Installs into a temporary prefix, moves it, and builds and runs a small consumer against it.
 
-Usage: check_install.py {pkg-config|cmake|subproject|cuda-pkg-config|cuda-cmake} SOURCE BUILD CXX...
+Usage: check_install.py {pkg-config|cmake|subproject|c-pkg-config|cuda-pkg-config|cuda-cmake} SOURCE BUILD COMPILER...
 Exits with 77 (skipped) where the tool that is being tested with is missing.
 """
 
@@ -52,14 +52,33 @@ def write_project(work: pathlib.Path, consumer: str, build_file: str, name: str)
     return project
 
 
+def ask_pkg_config(prefix: pathlib.Path, *query: str) -> list[str]:
+    where = ":".join(str(it.parent) for it in prefix.rglob("*.pc"))
+    command = [need("pkg-config"), f"--define-variable=prefix={prefix}", *query]
+    return run(*command, env={**os.environ, "PKG_CONFIG_PATH": where}).split()
+
+
 def with_pkg_config(work: pathlib.Path, source: pathlib.Path, build: pathlib.Path, cxx: list[str],
                     package: str = "kvquant", consumer: str = "consumer") -> pathlib.Path:
-    tool = need("pkg-config")
+    need("pkg-config")
     prefix = install(build, work)
-    where = ":".join(str(it.parent) for it in prefix.rglob("*.pc"))
-    query = [tool, f"--define-variable=prefix={prefix}", "--cflags", "--libs", package]
-    flags = run(*query, env={**os.environ, "PKG_CONFIG_PATH": where}).split()
+    flags = ask_pkg_config(prefix, "--cflags", "--libs", package)
     run(*cxx, "-std=c++20", HERE / f"{consumer}.cpp", *flags, "-o", work / "program")
+    return work / "program"
+
+
+def c_with_pkg_config(work: pathlib.Path, source: pathlib.Path, build: pathlib.Path, cc: list[str]) -> pathlib.Path:
+    """Against the static library, which is run here, and the shared one."""
+    need("pkg-config")
+    prefix = install(build, work)
+    includes = ask_pkg_config(prefix, "--cflags", "kvquant-c")
+    (folder,) = {path.parent for path in prefix.rglob("libkvquant.a")}
+    compile_it = [*cc, "-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", HERE / "consumer.c", *includes]
+    private = [it for it in ask_pkg_config(prefix, "--libs", "--static", "kvquant-c") if it != "-lkvquant"]
+    run(*compile_it, folder / "libkvquant.a", *private, "-o", work / "static_program")
+    print(run(work / "static_program"), end="")
+    shared = ask_pkg_config(prefix, "--libs", "kvquant-c")
+    run(*compile_it, *shared, f"-Wl,-rpath,{folder}", "-o", work / "program")
     return work / "program"
 
 
@@ -89,6 +108,7 @@ WAYS = {
     "pkg-config": with_pkg_config,
     "cmake": with_cmake,
     "subproject": with_subproject,
+    "c-pkg-config": c_with_pkg_config,
     "cuda-pkg-config": functools.partial(with_pkg_config, package="kvquant-cuda", consumer="cuda_consumer"),
     "cuda-cmake": functools.partial(with_cmake, consumer="cuda_consumer"),
 }
@@ -96,9 +116,9 @@ NO_DEVICE = {"CUDA_VISIBLE_DEVICES": ""}
 
 
 def main() -> int:
-    way, source, build, *cxx = sys.argv[1:]
+    way, source, build, *compiler = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
-        program = WAYS[way](pathlib.Path(folder), pathlib.Path(source), pathlib.Path(build), cxx)
+        program = WAYS[way](pathlib.Path(folder), pathlib.Path(source), pathlib.Path(build), compiler)
         print(run(program, env={**os.environ, **NO_DEVICE}), end="")
     return 0
 

@@ -11,7 +11,7 @@ import re
 import sys
 from typing import Iterator, NamedTuple
 
-SOURCE_SUFFIXES = {".hpp", ".h", ".cpp", ".cc", ".cu", ".cuh"}
+SOURCE_SUFFIXES = {".hpp", ".h", ".cpp", ".cc", ".c", ".cu", ".cuh"}
 
 
 def closure(direct: dict[str, list[str]]) -> dict[str, set[str]]:
@@ -45,7 +45,7 @@ LAYERS = closure({
     "adapters": ["engines"],
     "measure": ["engine.hpp"],
     "tools": ["runtime", "measure"],
-    "examples": ["runtime"],
+    "examples": ["runtime", "adapters"],
     "bench": ["runtime", "measure"],
     "test": ["runtime", "tools", "bench", "adapters"],
 })

@@ -89,6 +89,11 @@ TEST_CASE("an engine says which backend and artifact it has") {
   CHECK(it->backend() == "cpu-generic");
   CHECK(it->info().spec == "nuq3");
   CHECK(it->info().origin.model_hash == "0123");
+  auto const other = make_engine<backend>(made(), {.max_tokens = 1024, .sinks = 5, .recent_pages = 2});
+  CHECK(it->sinks() == 1);
+  CHECK(it->recent_pages() == 0);
+  CHECK(other->sinks() == 5);
+  CHECK(other->recent_pages() == 2);
 }
 
 TEST_CASE("an engine answers as its cache and attention do") {
@@ -202,6 +207,17 @@ TEST_CASE("a sequence of another engine, and none, are refused") {
     CHECK_THAT(found.text, test::says("the sequence is not one of this engine"));
     CHECK(first.answer() == question().answer());
   }
+}
+
+TEST_CASE("pages that are reserved are nobody else's") {
+  auto const it = small_engine();
+  std::size_t const all = it->free_blocks();
+  CHECK(all == 2 * 1024 / 64);
+  auto const of = it->open();
+  of->reserve(1 + 3 * 64);
+  CHECK(it->free_blocks() == all - 2 * 3);
+  CHECK(test::error_of([&] { it->open()->reserve(1 + 14 * 64); }).code == errc::out_of_pages);
+  CHECK(it->free_blocks() == all - 2 * 3);
 }
 
 TEST_CASE("what the cache refuses passes through") {
