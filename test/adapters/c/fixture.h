@@ -21,7 +21,7 @@ enum {
 /* The expected answers of one layer. */
 struct answer {
   float out[ROWS * Q_CHANNELS], score_max[ROWS * Q_HEADS], score_sum[ROWS * Q_HEADS];
-  float decoded[PREFIX * Q_CHANNELS]; /* what each token saw as they came one by one */
+  float decoded[PREFIX * Q_CHANNELS]; /* of each token, as append_and_attend has them */
 };
 
 /* Of the model's forward pass, [TOKENS, channels] each. */

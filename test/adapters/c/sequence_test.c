@@ -14,7 +14,7 @@ static void attention_is_that_of_the_engine(void) {
   CHECK_OK(kvquant_cache_close(cache));
 }
 
-static void appending_and_attending_is_as_tokens_come_one_by_one(void) {
+static void appending_and_attending_is_that_of_the_engine(void) {
   kvquant_cache* cache = make_cache("model.kvq");
   kvquant_sequence* sequence = open_sequence(cache);
   static float out[PREFIX * Q_CHANNELS];
@@ -79,8 +79,8 @@ static void a_fork_goes_its_own_way(void) {
   kvquant_cache* cache = make_cache("model.kvq");
   kvquant_sequence *sequence = filled_sequence(cache, PREFIX), *fork = NULL;
   CHECK_OK(kvquant_sequence_fork(sequence, &fork));
-  CHECK_OK(append_tokens(fork, PREFIX, 90));
-  CHECK(tokens_of(fork) == PREFIX + 90 && tokens_of(sequence) == PREFIX);
+  CHECK_OK(append_tokens(fork, PREFIX, 20)); /* which seals no page: what is cut leaves no trace */
+  CHECK(tokens_of(fork) == PREFIX + 20 && tokens_of(sequence) == PREFIX);
   check_answers(cache, sequence);
   CHECK_OK(kvquant_sequence_close(sequence));
   CHECK_OK(kvquant_sequence_truncate(fork, PREFIX));
@@ -150,7 +150,7 @@ static void a_saved_sequence_goes_on_in_another_cache(void) {
 
 struct test_case const sequence_cases[] = {
     {"attention is that of the engine", attention_is_that_of_the_engine},
-    {"appending and attending is as tokens come one by one", appending_and_attending_is_as_tokens_come_one_by_one},
+    {"appending and attending is that of the engine", appending_and_attending_is_that_of_the_engine},
     {"a batch is answered as each alone", a_batch_is_answered_as_each_alone},
     {"window, scale and rotation matter", window_scale_and_rotation_matter},
     {"a fork goes its own way", a_fork_goes_its_own_way},

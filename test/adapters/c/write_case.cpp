@@ -36,7 +36,7 @@ void write(fs::path const& path, std::vector<float> const& values) {
 
 void add(std::vector<float>& to, float_matrix const& it) { to.insert(to.end(), it.values.begin(), it.values.end()); }
 
-/// The answers to `queries`: of the last rows, and of each token as they come one by one.
+/// The answers to `queries`: of the last rows, and of each token as `append_and_attend` has them.
 std::vector<float> answers(any_artifact const& artifact, test::token_stream const& stream,
                            std::vector<float_matrix> const& queries) {
   auto const cache = make_engine(default_backend(), artifact, {.max_tokens = 1024});
@@ -44,7 +44,7 @@ std::vector<float> answers(any_artifact const& artifact, test::token_stream cons
   std::vector<float> all;
   for (int layer = 0; layer < artifact.info.shape.layers; ++layer) {
     view2d<float const> const q = queries[static_cast<std::size_t>(layer)].view();
-    auto const at_once = cache->open(), one_by_one = cache->open();
+    auto const at_once = cache->open(), as_decoded = cache->open();
     at_once->append(layer, stream.keys(layer, 0, prefix), stream.values(layer, 0, prefix), here);
     float_matrix out(rows, q.cols), most(rows, 4), sum(rows, 4), decoded(prefix, q.cols);
     attend_request const request{.sequence = at_once.get(),
@@ -53,9 +53,8 @@ std::vector<float> answers(any_artifact const& artifact, test::token_stream cons
                                  .score_max = most.view(),
                                  .score_sum = sum.view()};
     cache->attend(layer, {&request, 1}, here);
-    for (std::size_t token = 0; token < prefix; ++token)
-      one_by_one->append_and_attend(layer, stream.keys(layer, token, 1), stream.values(layer, token, 1),
-                                    q.middle_rows(token, 1), decoded.view().middle_rows(token, 1), {}, here);
+    as_decoded->append_and_attend(layer, stream.keys(layer, 0, prefix), stream.values(layer, 0, prefix),
+                                  q.middle_rows(0, prefix), decoded.view(), {}, here);
     for (float_matrix const* it : {&out, &most, &sum, &decoded}) add(all, *it);
   }
   return all;
@@ -67,7 +66,9 @@ void write_case(fs::path const& folder) {
   std::vector<float> all;
   for (std::size_t layer = 0; layer < stream.k.size(); ++layer) {
     queries.push_back(test::random_keys(tokens, 128, 50 + layer));
-    for (float_matrix const* it : {&stream.k[layer], &stream.v[layer], &queries[layer]}) add(all, *it);
+    add(all, stream.k[layer]);
+    add(all, stream.v[layer]);
+    add(all, queries[layer]);
   }
   write(folder / "tokens.bin", all);
 
