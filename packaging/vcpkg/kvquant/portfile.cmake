@@ -1,5 +1,7 @@
 # Headers alone, of the tree that this port lies in: vcpkg install kvquant --overlay-ports=packaging/vcpkg
 get_filename_component(SOURCE_PATH "${CMAKE_CURRENT_LIST_DIR}/../../.." ABSOLUTE)
+set(VCPKG_BUILD_TYPE release)  # one package for both, and no binaries in it
+set(VCPKG_FIXUP_ELF_RPATH OFF)
 
 file(INSTALL "${SOURCE_PATH}/include/kvquant" DESTINATION "${CURRENT_PACKAGES_DIR}/include")
 file(INSTALL "${SOURCE_PATH}/backends/cpu" DESTINATION "${CURRENT_PACKAGES_DIR}/include/kvquant-backends/backends"
