@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Packs the library as package managers do, and builds and runs a consumer of the package.
 
-Usage: check_recipes.py {conan|vcpkg|port} SOURCE BUILD CXX...
-`conan` and `vcpkg` run these tools, alone with a folder of their own and no network; `port` runs vcpkg's port without
-vcpkg. Exits with 77 (skipped) where the tool is missing.
+Usage: check_recipes.py {conan|port} SOURCE BUILD CXX...
+`conan` runs the client with a folder of its own and no network, `port` runs vcpkg's port without vcpkg. Exits with 77
+(skipped) where a tool is missing.
 """
 
 import json
@@ -90,21 +90,7 @@ def with_port(work: pathlib.Path, source: pathlib.Path, build: pathlib.Path, cxx
     return build_consumer(work, cxx, f"-DCMAKE_PREFIX_PATH={packed}")
 
 
-def with_vcpkg(work: pathlib.Path, source: pathlib.Path, build: pathlib.Path, cxx: list[str]) -> str:
-    tool = need("vcpkg")
-    if "VCPKG_ROOT" not in os.environ:
-        print("skipped: vcpkg is there, but VCPKG_ROOT names no folder of its scripts")
-        sys.exit(77)
-    places = [f"--x-{name}-root={work / name}" for name in ("install", "buildtrees", "packages")]
-    places += [f"--downloads-root={work / 'downloads'}", f"--overlay-ports={source}/packaging/vcpkg"]
-    run(tool, "install", "kvquant", "--binarysource=clear", *places,
-        env={**os.environ, "VCPKG_FORCE_SYSTEM_BINARIES": "1"})
-    triplet, = (it for it in (work / "install").iterdir() if (it / "share" / "kvquant").is_dir())
-    require_same_headers(triplet / "include", work, build)
-    return build_consumer(work, cxx, f"-DCMAKE_PREFIX_PATH={triplet}")
-
-
-WAYS = {"conan": with_conan, "vcpkg": with_vcpkg, "port": with_port}
+WAYS = {"conan": with_conan, "port": with_port}
 
 
 def main() -> int:
