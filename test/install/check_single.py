@@ -22,18 +22,13 @@ def with_one_include(text: str) -> str:
 
 
 def build(source: pathlib.Path, compiler: str, example: str, part: str, folder: pathlib.Path) -> None:
-    """Where there are parts, two files include the header: a definition that is not inline would be there twice."""
     folder.mkdir()
     parts = [f"--with={part}"] if part else []
     print(run(source / "scripts" / "amalgamate", *parts, "-o", HEADER, cwd=folder).strip())
     for name in (f"{example}.cpp", "support.hpp"):
         text = (source / "examples" / name).read_text(encoding="utf-8")
         (folder / name).write_text(with_one_include(text), encoding="utf-8")
-    sources = [f"{example}.cpp"]
-    if part:
-        (folder / "other.cpp").write_text(f'#include "{HEADER}"\n', encoding="utf-8")
-        sources.append("other.cpp")
-    run(compiler, *FLAGS, *sources, "-o", "program", cwd=folder)
+    run(compiler, *FLAGS, f"{example}.cpp", "-o", "program", cwd=folder)
     print(run(folder / "program", cwd=folder).strip())
 
 
