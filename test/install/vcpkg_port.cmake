@@ -1,0 +1,10 @@
+# Runs the port as vcpkg does, without vcpkg: cmake -DPORT_DIR=... -DCURRENT_PACKAGES_DIR=... -DVERSION=... -P this
+set(PORT kvquant)
+function(vcpkg_install_copyright)
+  cmake_parse_arguments(PARSE_ARGV 0 arg "" "COMMENT" "FILE_LIST")
+  if(arg_UNPARSED_ARGUMENTS OR NOT arg_FILE_LIST)
+    message(FATAL_ERROR "vcpkg_install_copyright: expected FILE_LIST, found ${ARGV}")
+  endif()
+  configure_file("${arg_FILE_LIST}" "${CURRENT_PACKAGES_DIR}/share/${PORT}/copyright" COPYONLY)
+endfunction()
+include("${PORT_DIR}/portfile.cmake")
