@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""The documentation as a site: built whole, which checks every link and that every public symbol is documented, and in
+a browser in light and dark. Exits with 77 (skipped) where Doxygen or mkdocs with its theme is missing; the browser's
+part is left out, and says so, where Chromium is.
+
+Usage: test_site.py ROOT
+"""
+
+import http.server
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import unittest
+
+ROOT = pathlib.Path(sys.argv[1]).resolve()
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+SCHEMES = {"dark": 0, "light": 1}  # as Chromium numbers them
+
+# Looks at a page from inside: errors, the scheme, and how text and links stand out from the background (WCAG 2.1).
+PROBE = """<script>
+const failures = [];
+addEventListener("error", it => failures.push(String(it.message || it.target.outerHTML)), true);
+addEventListener("load", () => setTimeout(() => {
+  const light = color => {
+    const parts = color.match(/[\\d.]+/g).slice(0, 3).map(it => it / 255);
+    return [0.2126, 0.7152, 0.0722].reduce((sum, weight, i) =>
+      sum + weight * (parts[i] <= 0.04045 ? parts[i] / 12.92 : ((parts[i] + 0.055) / 1.055) ** 2.4), 0);
+  };
+  const paper = light(getComputedStyle(document.body).backgroundColor);
+  const contrast = color => (Math.max(paper, light(color)) + 0.05) / (Math.min(paper, light(color)) + 0.05);
+  const least = query => Math.min(...[...document.querySelectorAll(query)]
+    .map(it => getComputedStyle(it).color).filter(it => it.startsWith("rgb(")).map(contrast));
+  const found = {
+    failures, paper, text: least(".md-typeset p, .md-typeset td, .md-typeset h2"),
+    links: least(".md-typeset p a, .md-typeset td a"), wider: document.documentElement.scrollWidth - innerWidth,
+    results: document.querySelectorAll(".md-search-result__item").length,
+  };
+  const out = document.createElement("pre");
+  out.id = "found";
+  out.textContent = JSON.stringify(found);
+  document.body.append(out);
+}, 1500));
+</script>"""
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Site(unittest.TestCase):
+    folder: pathlib.Path
+    server: http.server.ThreadingHTTPServer
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.temporary = tempfile.TemporaryDirectory()
+        cls.folder = pathlib.Path(cls.temporary.name) / "site"
+        done = subprocess.run([sys.executable, str(ROOT / "docs" / "site" / "build.py"), str(cls.folder)], capture_output=True,
+                              text=True, env={"PATH": "/usr/local/bin:/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"})
+        if done.returncode != 0:
+            raise AssertionError(done.stdout + done.stderr)
+        handler = lambda *given: Quiet(*given, directory=str(cls.folder))  # noqa: E731
+        cls.server = http.server.ThreadingHTTPServer(("localhost", 0), handler)
+        threading.Thread(target=cls.server.serve_forever, daemon=True).start()
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        cls.server.shutdown()
+        cls.temporary.cleanup()
+
+    def test_guides_are_numbered_without_gaps(self) -> None:
+        numbers = sorted(int(it.name[:2]) for it in (ROOT / "docs").glob("[0-9][0-9]_*.md"))
+        self.assertEqual(numbers, list(range(len(numbers))))
+
+    def test_api_has_what_a_reader_looks_for(self) -> None:
+        cache = (self.folder / "api" / "cache.html").read_text(encoding="utf-8")
+        for anchor in ("kv_cache", "kv_cache-append", "cache_options-max_tokens", "load_sequence", "pagelayout"):
+            self.assertIn(f'id="{anchor}"', cache)
+        self.assertNotIn("kvquant::detail", cache)
+
+    def test_search_finds_guides_and_symbols(self) -> None:
+        index = json.loads((self.folder / "search" / "search_index.json").read_text(encoding="utf-8"))
+        places = {it["location"] for it in index["docs"]}
+        for place in ("03_cache.html#drop", "api/attend.html#attend_as_decoded", "artifact_format.html#artifact"):
+            self.assertIn(place, places)
+
+    def look(self, scheme: str, page: str, width: int = 1300) -> dict:
+        path = self.folder / page
+        probed = path.with_name(f"probed_{path.name}")
+        probed.write_text(path.read_text(encoding="utf-8").replace("<head>", "<head>" + PROBE), encoding="utf-8")
+        url = f"http://localhost:{self.server.server_port}/{probed.relative_to(self.folder)}"
+        done = subprocess.run(
+            [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run",
+             f"--user-data-dir={self.temporary.name}/profile", f"--blink-settings=preferredColorScheme={SCHEMES[scheme]}",
+             f"--window-size={width},900", "--virtual-time-budget=8000", "--dump-dom", url],
+            capture_output=True, text=True, timeout=60, env={"HOME": self.temporary.name, "PATH": "/usr/bin:/bin"})
+        found = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
+        self.assertIsNotNone(found, done.stderr)
+        return json.loads(found[1])
+
+    def test_browser(self) -> None:
+        if BROWSER is None:
+            self.skipTest("Chromium is missing (scripts/install_packages browser)")
+        for scheme, dark in (("light", False), ("dark", True)):
+            for page in ("index.html", "api/cache.html"):
+                with self.subTest(scheme=scheme, page=page):
+                    found = self.look(scheme, page)
+                    self.assertEqual(found["failures"], [])
+                    self.assertEqual(found["paper"] < 0.5, dark)
+                    self.assertGreaterEqual(found["text"], 4.5)
+                    self.assertGreaterEqual(found["links"], 4.5)
+                    self.assertLessEqual(found["wider"], 0)
+
+
+def missing() -> str:
+    """What the site cannot be built without, or nothing."""
+    for program in ("doxygen", "mkdocs"):
+        if shutil.which(program) is None:
+            return program
+    themes = subprocess.run(["mkdocs", "build", "--help"], capture_output=True, text=True).stdout
+    return "" if "material" in themes else "mkdocs-material"
+
+
+if __name__ == "__main__":
+    if lacking := missing():
+        print(f"{lacking} is missing (scripts/install_packages docs)")
+        sys.exit(77)
+    unittest.main(argv=sys.argv[:1])
