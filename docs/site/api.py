@@ -1,4 +1,4 @@
-"""Doxygen's XML as pages of Markdown: one for each folder of headers, its public symbols in the order of the headers."""
+"""Doxygen's XML as pages of Markdown: one for each folder of headers, public symbols in the order of the headers."""
 
 import html
 import pathlib
@@ -130,11 +130,13 @@ def signature_of(member: xml.Element) -> str:
         return template_of(member) + wrapped(f"{explicit}{static}{virtual}{returned}{name}", f"{arguments};")
     static = "static " if member.get("static") == "yes" and not kept.startswith("static") else ""
     value = code(value) if len(value) < 60 and "\n" not in value else ""
-    return template_of(member) + f"{static}{code(kept)} {name}{text_of(member.find('argsstring'))}{' ' + value if value else ''};"
+    extents = text_of(member.find("argsstring"))
+    return template_of(member) + f"{static}{code(kept)} {name}{extents}{' ' + value if value else ''};"
 
 
 def description_of(element: xml.Element) -> str:
-    return "\n\n".join(filter(None, (prose(element.find(part)) for part in ("briefdescription", "detaileddescription"))))
+    parts = (prose(element.find(part)) for part in ("briefdescription", "detaileddescription"))
+    return "\n\n".join(filter(None, parts))
 
 
 def member_symbol(member: xml.Element, scope: str) -> Symbol:
@@ -165,7 +167,8 @@ def compound_symbol(compound: xml.Element) -> Symbol:
         signature = template_of(compound) + f"{kind} {name.rsplit('::', 1)[-1]}{' : ' + bases if bases else ''};"
         members = [member_symbol(it, name) for it in compound.iter("memberdef") if is_shown(it)]
         members.sort(key=lambda it: it.line)
-    return Symbol(name, kind, where.get("file", ""), int(where.get("line", "0")), signature, description_of(compound), members)
+    return Symbol(name, kind, where.get("file", ""), int(where.get("line", "0")), signature, description_of(compound),
+                  members)
 
 
 def read(folder: pathlib.Path) -> tuple[list[Symbol], dict[str, str]]:
@@ -178,12 +181,13 @@ def read(folder: pathlib.Path) -> tuple[list[Symbol], dict[str, str]]:
         kind, name = compound.get("kind"), text_of(compound.find("compoundname"))
         if kind == "file":
             headers[compound.find("location").get("file", "")] = description_of(compound)
-            symbols += [member_symbol(it, "") for it in compound.iter("memberdef") if it.get("kind") == "define" and is_shown(it)]
+            symbols += [member_symbol(it, "") for it in compound.iter("memberdef")
+                        if it.get("kind") == "define" and is_shown(it)]
         elif name.startswith("kvquant") and "detail" not in name.split("::"):
             if kind == "namespace":
                 symbols += [member_symbol(it, name) for it in compound.iter("memberdef") if is_shown(it)]
-            elif kind in ("struct", "class", "concept") and description_of(compound) and compound.get("prot", "public") == "public":
-                symbols.append(compound_symbol(compound))
+            elif kind in ("struct", "class", "concept") and compound.get("prot", "public") == "public":
+                symbols += [compound_symbol(compound)] if description_of(compound) else []
     return sorted(symbols, key=lambda it: (it.file, it.line)), headers
 
 
@@ -239,7 +243,8 @@ def member_text(members: list[Symbol], linker: Linker) -> Iterator[str]:
         names = list(dict.fromkeys(it.short for it in run))
         extra = "".join(f'<a id="{anchor_of(it.name)}"></a>' for it in run[1:] if it.short != run[0].short)
         signatures = "\n".join(it.signature for it in run)
-        yield f"#### {', '.join(names)} {{ #{anchor_of(run[0].name)} }}\n{extra}\n```cpp\n{signatures}\n```\n\n{linker.link(run[0].text)}\n"
+        heading = f"#### {', '.join(names)} {{ #{anchor_of(run[0].name)} }}"
+        yield f"{heading}\n{extra}\n```cpp\n{signatures}\n```\n\n{linker.link(run[0].text)}\n"
 
 
 def unique(symbols: list[Symbol]) -> list[list[Symbol]]:
@@ -258,13 +263,11 @@ def page(folder: str, symbols: list[Symbol], headers: dict[str, str], linker: Li
                    f"{{ .where }}\n\n{linker.link(headers[file])}\n")
         for group in unique([it for it in symbols if it.file == file]):
             first = group[0]
-            if first.kind == "variable" or first.kind == "define":
-                signatures = "\n".join(it.signature for it in group)
-            else:
-                signatures = "\n\n".join(it.signature for it in group)
+            signatures = "\n\n".join(it.signature for it in group)
             texts = list(dict.fromkeys(linker.link(it.text) for it in group))
             name = first.name.removeprefix("kvquant::")
-            out.append(f"\n### {name} {{ #{anchor_of(first.name)} }}\n\n```cpp\n{signatures}\n```\n\n" + "\n\n".join(texts) + "\n")
+            heading = f"### {name} {{ #{anchor_of(first.name)} }}"
+            out.append(f"\n{heading}\n\n```cpp\n{signatures}\n```\n\n" + "\n\n".join(texts) + "\n")
             out += member_text([member for it in group for member in it.members], linker)
     return "\n".join(out)
 
@@ -279,8 +282,7 @@ def write(xml_folder: pathlib.Path, to: pathlib.Path) -> list[str]:
         own = [it for it in symbols if folder_of(it.file) == folder]
         (to / f"{folder}.md").write_text(page(folder, own, headers, linker), encoding="utf-8")
         rows.append(f"| [{folder}]({folder}.md) | {what} | {len(own)} |")
-    (to / "index.md").write_text(
-        "# API\n\nEvery public symbol, from the comments of the headers. `kvquant::detail` is not public. The arrow of the "
-        "layers points down: a page uses what stands above it.\n\n| page | | symbols |\n|---|---|---|\n" + "\n".join(rows) + "\n",
-        encoding="utf-8")
+    text = ("# API\n\nEvery public symbol, from the comments of the headers; `kvquant::detail` is not public. A page's "
+            "headers include those of pages above it alone.\n\n| page | | symbols |\n|---|---|---|\n")
+    (to / "index.md").write_text(text + "\n".join(rows) + "\n", encoding="utf-8")
     return ["index.md", *(f"{folder}.md" for folder in FOLDERS)]

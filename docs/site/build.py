@@ -90,24 +90,26 @@ def navigation(stage: Stage, api_pages: list[str]) -> str:
     """mkdocs' `nav`: guides by number, then the rest of docs/ by what it is."""
     def entry(place: str, title: str | None = None) -> str:
         name = title if title is not None else title_of(stage.folder / place)
-        return f"    - \"{name}\": {place}"
+        return f"    - \"{name}\": {place}\n"
     pages = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
     guides = [it for it in pages if it[0].isdigit()]
     formats = [it for it in pages if it.endswith("_format.md") and it not in guides]
     project = ["design.md", "versioning.md"]
-    tool = [it for it in pages if it not in guides + formats + project]
+    tool = ["benchmarks.md", "plan.md", "report.md", "tasks.md"]
+    interfaces = [it for it in pages if it not in guides + formats + project + tool]
     results = sorted((f"results/{it.name}" for it in (ROOT / "docs" / "results").glob("*.md")), reverse=True)
     sections = {
         "Guides": [entry("index.md", "Overview"),
                    *(entry(it, f"{int(it[:2])} {title_of(stage.folder / it)}") for it in guides)],
         "Tool": [entry(it) for it in tool],
+        "Interfaces": [entry(it) for it in interfaces],
         "Files": [entry(it) for it in formats],
         "API": [entry(f"api/{it}", None if it != "index.md" else "Overview") for it in api_pages],
         "Results": [entry(it) for it in results],
         "Project": [entry(it) for it in project] + [entry("contributing.md"), entry("changelog.md")],
         "Sources": [entry(place) for _, place in sorted(stage.sources.items())],
     }
-    return "nav:\n" + "\n".join(f"  - {name}:\n" + "\n".join(entries) for name, entries in sections.items()) + "\n"
+    return "nav:\n" + "".join(f"  - {name}:\n" + "".join(entries) for name, entries in sections.items() if entries)
 
 
 class Page(HTMLParser):
@@ -166,8 +168,8 @@ def build(output: pathlib.Path) -> str:
     run_doxygen(work)
     api_pages = api.write(work / "xml", stage.folder / "api")
     config = (HERE / "mkdocs.yml").read_text(encoding="utf-8")
-    (work / "mkdocs.yml").write_text(
-        config + f"docs_dir: {stage.folder}\nsite_dir: {work / 'site'}\n" + navigation(stage, api_pages), encoding="utf-8")
+    config += f"docs_dir: {stage.folder}\nsite_dir: {work / 'site'}\n" + navigation(stage, api_pages)
+    (work / "mkdocs.yml").write_text(config, encoding="utf-8")
     subprocess.run(["mkdocs", "build", "--quiet", "--strict", "-f", str(work / "mkdocs.yml")], check=True)
     if found := list(faults_of(work / "site")):
         sys.exit("\n".join(found))

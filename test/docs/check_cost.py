@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""What docs/ says a datatype and a backend of one's own cost is what they take. The datatype of examples/04_new_format.cpp
-is added to a copy of the headers as docs/05_write_a_format.md tells, and a program is compiled that calibrates, saves,
-loads and packs by its name; the files of the toy backend are counted.
+"""What docs/ says a datatype and a backend of one's own cost is what they take. The datatype of
+examples/04_new_format.cpp is added to a copy of the headers as docs/05_write_a_format.md tells, and a program is
+compiled that calibrates, saves, loads and packs by its name; the files of the toy backend are counted.
 
 Usage: check_cost.py ROOT COMPILER [FLAG...]
 """
@@ -67,7 +67,8 @@ int main(int, char** arguments) {
   cache.read_page(text, 0, 0, 1, page);
   auto const keys = artifact.keys(0);
   double error = 0;
-  for (std::size_t c = 0; c < 16; ++c) error += std::abs(keys.decode(16 + c, page.k_codes[5 * 16 + c]) - rows(6, 16 + c));
+  for (std::size_t c = 0; c < 16; ++c)  // the first token is no page's
+    error += std::abs(keys.decode(16 + c, page.k_codes[5 * 16 + c]) - rows(6, 16 + c));
   return error / 16 < 0.5 ? 0 : 2;
 }
 """
@@ -95,8 +96,8 @@ class Cost(unittest.TestCase):
             (headers / "kvquant" / "format" / "power_of_two.hpp").write_text(HEADER % struct, encoding="utf-8")
             listed = headers / "kvquant" / "format" / "formats.hpp"
             before = listed.read_text(encoding="utf-8")
-            after = before.replace('#include "kvquant/format/passthrough.hpp"\n',
-                                   '#include "kvquant/format/passthrough.hpp"\n#include "kvquant/format/power_of_two.hpp"\n')
+            include = '#include "kvquant/format/passthrough.hpp"\n'
+            after = before.replace(include, include + include.replace("passthrough", "power_of_two"))
             after = after.replace("passthrough>;", "passthrough, power_of_two>;", 1)
             listed.write_text(after, encoding="utf-8")
             (folder / "program.cpp").write_text(PROGRAM, encoding="utf-8")

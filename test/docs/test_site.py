@@ -8,6 +8,7 @@ Usage: test_site.py ROOT
 
 import http.server
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -35,9 +36,11 @@ addEventListener("load", () => setTimeout(() => {
     const ink = light([r, g, b].map((it, i) => alpha * it + (1 - alpha) * paper[i]));
     return (Math.max(light(paper), ink) + 0.05) / (Math.min(light(paper), ink) + 0.05);
   };
-  const least = query => Math.min(...[...document.querySelectorAll(query)].map(it => contrast(getComputedStyle(it).color)));
+  const least = query => Math.min(...[...document.querySelectorAll(query)]
+    .map(it => contrast(getComputedStyle(it).color)));
   const found = {
-    failures, paper: light(paper), scheme: document.body.dataset.mdColorScheme, text: least(".md-typeset p, .md-typeset td, .md-typeset h2"),
+    failures, paper: light(paper), scheme: document.body.dataset.mdColorScheme,
+    text: least(".md-typeset p, .md-typeset td, .md-typeset h2"),
     links: least(".md-typeset p a, .md-typeset td a"), wider: document.documentElement.scrollWidth - innerWidth,
   };
   const out = document.createElement("pre");
@@ -61,8 +64,9 @@ class Site(unittest.TestCase):
     def setUpClass(cls) -> None:
         cls.temporary = tempfile.TemporaryDirectory()
         cls.folder = pathlib.Path(cls.temporary.name) / "site"
-        done = subprocess.run([sys.executable, str(ROOT / "docs" / "site" / "build.py"), str(cls.folder)], capture_output=True,
-                              text=True, env={"PATH": "/usr/local/bin:/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"})
+        done = subprocess.run([sys.executable, str(ROOT / "docs" / "site" / "build.py"), str(cls.folder)],
+                              capture_output=True, text=True,
+                              env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
         if done.returncode != 0:
             raise AssertionError(done.stdout + done.stderr)
         handler = lambda *given: Quiet(*given, directory=str(cls.folder))  # noqa: E731
@@ -97,8 +101,9 @@ class Site(unittest.TestCase):
         url = f"http://localhost:{self.server.server_port}/{probed.relative_to(self.folder)}"
         done = subprocess.run(
             [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run",
-             f"--user-data-dir={self.temporary.name}/{scheme}", f"--blink-settings=preferredColorScheme={SCHEMES[scheme]}",
-             f"--window-size={width},900", "--virtual-time-budget=8000", "--dump-dom", url],
+             f"--user-data-dir={self.temporary.name}/{scheme}",
+             f"--blink-settings=preferredColorScheme={SCHEMES[scheme]}", f"--window-size={width},900",
+             "--virtual-time-budget=8000", "--dump-dom", url],
             capture_output=True, text=True, timeout=60, env={"HOME": self.temporary.name, "PATH": "/usr/bin:/bin"})
         found = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
         self.assertIsNotNone(found, done.stderr)
