@@ -10,6 +10,7 @@ import http.server
 import json
 import os
 import pathlib
+import queue
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import threading
 import unittest
+from urllib.parse import unquote
 
 ROOT = pathlib.Path(sys.argv[1]).resolve()
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -51,7 +53,28 @@ addEventListener("load", () => setTimeout(() => {
 </script>"""
 
 
+# Tells the server what a search has found: it runs in a worker, which nothing else waits for.
+SEARCH_PROBE = """<script>
+const asked = setInterval(() => {
+  const links = [...document.querySelectorAll("a.md-search-result__link")].map(it => it.getAttribute("href"));
+  if (links.length == 0) return;
+  clearInterval(asked);
+  fetch("/found?" + encodeURIComponent(JSON.stringify(links)));
+}, 100);
+</script>"""
+
+
 class Quiet(http.server.SimpleHTTPRequestHandler):
+    found: "queue.Queue[list[str]]" = queue.Queue()
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/found?"):
+            Quiet.found.put(json.loads(unquote(self.path.partition("?")[2])))
+            self.send_response(204)
+            self.end_headers()
+        else:
+            super().do_GET()
+
     def log_message(self, *_: object) -> None:
         pass
 
@@ -94,33 +117,49 @@ class Site(unittest.TestCase):
         for place in ("03_cache.html#drop", "api/attend.html#attend_as_decoded", "artifact_format.html#artifact"):
             self.assertIn(place, places)
 
-    def look(self, scheme: str, page: str, width: int = 1300) -> dict:
+    def address_of(self, page: str, probe: str) -> str:
+        """Of a page with a probe in it."""
         path = self.folder / page
         probed = path.with_name(f"probed_{path.name}")
-        probed.write_text(path.read_text(encoding="utf-8").replace("<head>", "<head>" + PROBE), encoding="utf-8")
-        url = f"http://localhost:{self.server.server_port}/{probed.relative_to(self.folder)}"
-        done = subprocess.run(
+        probed.write_text(path.read_text(encoding="utf-8").replace("<head>", "<head>" + probe), encoding="utf-8")
+        return f"http://localhost:{self.server.server_port}/{probed.relative_to(self.folder)}"
+
+    def browser(self, scheme: str, *arguments: str) -> subprocess.Popen:
+        return subprocess.Popen(
             [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run",
              f"--user-data-dir={self.temporary.name}/{scheme}",
-             f"--blink-settings=preferredColorScheme={SCHEMES[scheme]}", f"--window-size={width},900",
-             "--virtual-time-budget=8000", "--dump-dom", url],
-            capture_output=True, text=True, timeout=60, env={"HOME": self.temporary.name, "PATH": "/usr/bin:/bin"})
-        found = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
-        self.assertIsNotNone(found, done.stderr)
+             f"--blink-settings=preferredColorScheme={SCHEMES[scheme]}", "--window-size=1300,900", *arguments],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            env={"HOME": self.temporary.name, "PATH": "/usr/bin:/bin"})
+
+    def look(self, scheme: str, page: str) -> dict:
+        with self.browser(scheme, "--virtual-time-budget=8000", "--dump-dom", self.address_of(page, PROBE)) as browser:
+            said, _ = browser.communicate(timeout=120)
+        found = re.search(r'<pre id="found">(.*?)</pre>', said, re.DOTALL)
+        self.assertIsNotNone(found)
         return json.loads(found[1])
+
+    def search(self, words: str) -> list[str]:
+        """Where the links of a search lead."""
+        address = self.address_of("index.html", SEARCH_PROBE)
+        with self.browser("light", "--remote-debugging-port=0", f"{address}?q={words}") as browser:
+            try:
+                return Quiet.found.get(timeout=120)
+            finally:
+                browser.terminate()
 
     def test_browser(self) -> None:
         if BROWSER is None:
             self.skipTest("Chromium is missing (scripts/install_packages browser)")
-        for scheme, dark in (("light", False), ("dark", True)):
-            for page in ("index.html", "api/cache.html"):
-                with self.subTest(scheme=scheme, page=page):
-                    found = self.look(scheme, page)
-                    self.assertEqual(found["failures"], [])
-                    self.assertEqual((found["scheme"] == "slate", found["paper"] < 0.5), (dark, dark), found)
-                    self.assertGreaterEqual(found["text"], 4.5)
-                    self.assertGreaterEqual(found["links"], 4.5)
-                    self.assertLessEqual(found["wider"], 0)
+        for scheme, page, dark in (("light", "09_troubleshooting.html", False), ("dark", "api/cache.html", True)):
+            with self.subTest(scheme=scheme, page=page):
+                found = self.look(scheme, page)
+                self.assertEqual(found["failures"], [])
+                self.assertEqual((found["scheme"] == "slate", found["paper"] < 0.5), (dark, dark), found)
+                self.assertGreaterEqual(found["text"], 4.5)
+                self.assertGreaterEqual(found["links"], 4.5)
+                self.assertLessEqual(found["wider"], 0)
+        self.assertTrue(any("api/attend.html" in link for link in self.search("attend_as_decoded")))
 
 
 def missing() -> str:
