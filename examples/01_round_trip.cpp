@@ -52,6 +52,7 @@ int main() {
   std::vector<kvquant::outlier> sparse;
   for (std::size_t token = 0; token < tokens; ++token) {
     sparse.clear();
+    // [doc:quantize]
     side.quantize(keys.row(token), codes, [&](kvquant::outlier it) { sparse.push_back(it); });
     kvquant::pack<datatype::bits>(codes, packed);
     bytes += packed.size() + sparse.size() * sizeof(kvquant::outlier);
@@ -62,6 +63,7 @@ int main() {
     for (std::size_t channel = 0; channel < channels; ++channel)
       restored[channel] = side.decode(channel, decoded[channel]);
     for (kvquant::outlier const it : sparse) restored[it.index] += kvquant::to_float(it.residual);
+    // [/doc]
     for (std::size_t channel = 0; channel < channels; ++channel) {
       squared_error += std::pow(restored[channel] - keys(token, channel), 2);
       squares += std::pow(keys(token, channel), 2);

@@ -9,6 +9,7 @@
 
 #include "kvquant/kvquant.hpp"
 
+// [doc:format]
 /// ±1, ±1/2, ±1/4, ±1/8: small values keep their relative precision.
 struct power_of_two {
   static constexpr std::string_view name = "pow2_";
@@ -26,13 +27,16 @@ struct power_of_two {
   KVQ_HD static constexpr float decode(table const& levels, code_type code) noexcept { return levels.decode(code); }
 };
 static_assert(kvquant::Format<power_of_two>);
+// [/doc]
 
 int main() {
+  // [doc:use]
   std::vector<float> const token = {0.9f, -0.3f, 0.12f, -0.06f, 0.5f, -1.0f, 0.25f, 1.0f};
   kvquant::value_side<power_of_two> const values(token.size(), power_of_two::default_table(), 0.0);
   auto selector = values.make_selector();
   std::vector<std::uint8_t> codes(token.size());
   auto const map = kvquant::affine_of(values.quantize(token, codes, selector, [](kvquant::outlier) {}));
+  // [/doc]
   float largest = 0;
   for (std::size_t i = 0; i < token.size(); ++i) {
     float const restored = values.decode(map, codes[i]);

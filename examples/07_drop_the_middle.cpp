@@ -23,11 +23,13 @@ example::tensor attend_to(example::cache_type const& cache, kvquant::sequence co
                           example::backend::attention<example::spec> const& attend, example::token_stream const& from) {
   kvquant::inline_executor here;
   example::tensor out(asked, shape.q_heads);
+  // [doc:attend]
   for (int layer = 0; layer < shape.layers; ++layer) {
     std::array<kvquant::attend_args, 1> const queries = {
         {{cache.view(of, layer), from.q(layer, from.tokens - asked, asked), out(layer, 0, asked)}}};
     attend(layer, queries, here);
   }
+  // [/doc]
   return out;
 }
 

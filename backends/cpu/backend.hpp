@@ -10,8 +10,11 @@
 
 namespace kvquant::cpu {
 
+/// The CPU backend, by the instructions that `chosen_isa` names: in integers (`cpu`) or in floats (`cpu-float`).
 template <arithmetic Arithmetic>
 struct backend_in {
+  ///@{
+  /// As `kvquant::Backend` asks.
   static constexpr std::string_view name = Arithmetic == arithmetic::integer ? "cpu" : "cpu-float";
   template <PackedSpec S>
   using page_layout = cpu::page_layout<S>;
@@ -19,6 +22,7 @@ struct backend_in {
   using attention = cpu::attention<S, Arithmetic>;
   using policy_selector = cpu::policy_selector;
   static support supports(artifact_info const& info) { return cpu::supports(info, Arithmetic); }
+  ///@}
 };
 
 /// Codes are multiplied as integers: within about 1 % of the exact result over the same pages.

@@ -19,8 +19,10 @@ enum class isa {
   portable  ///< vectors of 128 bits through Highway: any machine, x86-64 from SSSE3 on
 };
 
+/// Fastest first.
 inline constexpr std::array all_isas{isa::avx512, isa::avx2, isa::portable};
 
+/// As KVQUANT_ISA and reports spell it.
 constexpr std::string_view name_of(isa it) {
   switch (it) {
     case isa::avx512: return "avx512";
@@ -30,6 +32,7 @@ constexpr std::string_view name_of(isa it) {
   return "unknown";
 }
 
+/// Whether this processor has them.
 inline bool is_available([[maybe_unused]] isa it) {
 #if defined(__x86_64__)
   // Every processor with AVX2 has F16C, which clang 14 cannot ask for.

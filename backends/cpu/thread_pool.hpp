@@ -39,8 +39,10 @@ class thread_pool {
     for (std::thread& thread : threads_) thread.join();
   }
 
+  /// The caller's thread is one of them.
   int workers() const { return static_cast<int>(threads_.size()) + 1; }
 
+  /// As `Executor` asks. Calls must not overlap.
   template <class F>
   void parallel_for(std::size_t tasks, F&& f) {
     if (tasks == 0) return;

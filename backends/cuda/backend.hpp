@@ -11,7 +11,10 @@
 
 namespace kvquant::cuda {
 
+/// Attention and sealing by CUDA kernels, on pages in managed memory.
 struct backend {
+  ///@{
+  /// As `kvquant::Backend` asks.
   static constexpr std::string_view name = "cuda";
   template <PackedSpec S>
   using page_layout = cuda::page_layout<S>;
@@ -19,6 +22,7 @@ struct backend {
   using attention = cuda::attention<S>;
   using policy_selector = cuda::policy_selector;
   static support supports(artifact_info const& info) { return cuda::supports(info); }
+  ///@}
 };
 static_assert(Backend<backend>);
 

@@ -26,26 +26,34 @@ class engine_sequence {
  public:
   virtual ~engine_sequence() = default;
 
+  /// Of the layer that has most.
   virtual std::size_t tokens() const = 0;
+  /// See `kv_cache::append`.
   virtual void append(int layer, view2d<float const> k, view2d<float const> v, executor_ref executor) = 0;
   /// `kvquant::attend_as_decoded`: appends, and attends from every token as if they came one by one.
   virtual void append_and_attend(int layer, view2d<float const> k, view2d<float const> v, view2d<float const> q,
                                  view2d<float> out, attend_options const& options, executor_ref executor) = 0;
+  /// See `kv_cache::fork`.
   virtual std::unique_ptr<engine_sequence> fork() const = 0;
+  /// See `kv_cache::reserve`.
   virtual void reserve(std::size_t tokens) = 0;
+  /// See `kv_cache::truncate`.
   virtual void truncate(std::size_t tokens) = 0;
+  /// See `kv_cache::drop`.
   virtual void drop(std::size_t first, std::size_t count) = 0;
+  /// See `kv_cache::bytes`.
   virtual byte_report bytes() const = 0;
+  /// See `save_sequence`.
   virtual void save(std::filesystem::path const& path) const = 0;
 };
 
 /// Queries of one sequence's last tokens; see `attend_args`.
 struct attend_request {
-  engine_sequence const* sequence = nullptr;
-  view2d<float const> q;
-  view2d<float> out;
-  view2d<float> score_max{}, score_sum{};
-  attend_options options{};
+  engine_sequence const* sequence = nullptr;  ///< of the same engine
+  view2d<float const> q;                      ///< [queries, q_heads · head_dim]
+  view2d<float> out;                          ///< [queries, q_heads · head_dim]
+  view2d<float> score_max{}, score_sum{};     ///< [queries, q_heads], or empty: not wanted
+  attend_options options{};                   ///< `spent` is not used
 };
 
 /// The cache of one model. Sequences may be used from different threads, each from one at a time.
@@ -53,13 +61,19 @@ class engine {
  public:
   virtual ~engine() = default;
 
+  /// The name it was chosen by.
   virtual std::string_view backend() const = 0;
+  /// Of the artifact.
   virtual artifact_info const& info() const = 0;
+  /// See `kv_cache::sinks`.
   virtual std::size_t sinks() const = 0;
+  /// See `cache_options`.
   virtual std::size_t recent_pages() const = 0;
   /// Pages that no sequence has, each of all KV heads of a layer.
   virtual std::size_t free_blocks() const = 0;
+  /// See `kv_cache::open`.
   virtual std::unique_ptr<engine_sequence> open(std::size_t expected_tokens = 0) = 0;
+  /// See `load_sequence`.
   virtual std::unique_ptr<engine_sequence> load(std::filesystem::path const& path) = 0;
   /// Throws `bad_value` for a sequence that is not one of this engine.
   virtual void attend(int layer, std::span<attend_request const> batch, executor_ref executor) const = 0;

@@ -47,7 +47,7 @@ LAYERS = closure({
     "tools": ["runtime", "measure"],
     "examples": ["runtime", "adapters"],
     "bench": ["runtime", "measure"],
-    "test": ["runtime", "tools", "bench", "adapters"],
+    "test": ["runtime", "tools", "bench", "adapters", "examples"],
 })
 
 

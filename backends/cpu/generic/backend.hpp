@@ -12,7 +12,10 @@
 
 namespace kvquant::cpu::generic {
 
+/// Every format and model, on any machine. Slow; what other backends are tried out against.
 struct backend {
+  ///@{
+  /// As `kvquant::Backend` asks.
   static constexpr std::string_view name = "cpu-generic";
   template <PackedSpec S>
   using page_layout = row_major_layout<S>;
@@ -21,6 +24,7 @@ struct backend {
   using policy_selector = generic::policy_selector;
 
   static support supports(artifact_info const& info) { return supports_model(info); }
+  ///@}
 };
 static_assert(Backend<backend>);
 

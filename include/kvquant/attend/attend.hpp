@@ -15,15 +15,15 @@ namespace kvquant {
 /// What the two parts of `attend_as_decoded` take.
 struct decode_seconds {
   double append = 0;  ///< sealing included
-  double attend = 0;
+  double attend = 0;  ///< the attention's calls
 };
 
 /// What `attend_as_decoded` is given beside the tokens.
 struct attend_options {
-  query_space space = query_space::pre_rope;
-  std::size_t window = 0;           ///< see `attend_args`
-  float softmax_scale = 0;          ///< see `attend_args`
-  decode_seconds* spent = nullptr;  ///< if given, grows by what `attend_as_decoded` takes
+  query_space space = query_space::pre_rope;  ///< of the queries
+  std::size_t window = 0;                     ///< see `attend_args`
+  float softmax_scale = 0;                    ///< see `attend_args`
+  decode_seconds* spent = nullptr;            ///< if given, grows by what `attend_as_decoded` takes
 };
 
 /// Appends tokens to one layer and attends from each of them as if they came one by one: a query sees its own page

@@ -21,16 +21,17 @@ enum class query_space { pre_rope, post_rope };
 /// to its own. All of them read the cache as it is: a page that is sealed is read quantized by every row
 /// (`attend_as_decoded` gives each row what it would have seen had the tokens come one by one).
 struct attend_args {
-  layer_view cache;
-  view2d<float const> q;      ///< [queries, q_heads · head_dim]
-  view2d<float> out;          ///< [queries, q_heads · head_dim]
-  view2d<float> score_max{};  ///< m, [queries, q_heads], or empty: not wanted
-  view2d<float> score_sum{};  ///< l = Σ exp(score − m), [queries, q_heads], or empty
-  query_space space = query_space::pre_rope;
+  layer_view cache;                           ///< of one layer of the sequence that is asked
+  view2d<float const> q;                      ///< [queries, q_heads · head_dim]
+  view2d<float> out;                          ///< [queries, q_heads · head_dim]
+  view2d<float> score_max{};                  ///< m, [queries, q_heads], or empty: not wanted
+  view2d<float> score_sum{};                  ///< l = Σ exp(score − m), [queries, q_heads], or empty
+  query_space space = query_space::pre_rope;  ///< of `q`
   std::size_t window = 0;   ///< a query sees this many latest tokens, itself included, and the sinks; 0: all. Within
                             ///< the layer's own window, which leaves out the sinks as well
   float softmax_scale = 0;  ///< of q · k; 0: 1 / sqrt(head_dim)
 
+  /// Where the query of a row stands.
   std::size_t position(std::size_t row) const { return cache.tokens() - q.rows + row; }
   /// Tokens behind the sinks that a query sees, the latest ones, its own included; 0: all.
   std::size_t reach() const {
@@ -38,7 +39,9 @@ struct attend_args {
   }
   /// The first token behind the sinks that a query at `position` sees, and the first sink.
   std::size_t first_visible(std::size_t position) const { return first_within(reach(), position); }
+  /// See `first_visible`; a window of this call alone hides no sinks.
   std::size_t first_visible_sink(std::size_t position) const { return first_within(cache.window, position); }
+  /// What q · k is multiplied with.
   float scale(std::size_t head_dim) const {
     return softmax_scale != 0 ? softmax_scale : 1.0f / std::sqrt(static_cast<float>(head_dim));
   }

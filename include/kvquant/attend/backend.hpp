@@ -18,7 +18,8 @@ namespace kvquant {
 
 /// Whether something can be done. `missing` names the feature that would be needed; it is empty if all is there.
 struct support {
-  std::string missing{};
+  std::string missing{};  ///< what would be needed; empty: nothing
+  /// Whether it can be done.
   explicit operator bool() const { return missing.empty(); }
 };
 

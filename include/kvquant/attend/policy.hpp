@@ -12,10 +12,10 @@ namespace kvquant {
 
 /// What a policy may depend on. Not on the threads, and not on what else is in a batch: results must not either.
 struct policy_query {
-  model_shape const& shape;
-  int k_bits, v_bits;
-  bool sparse;          ///< pages have slots
-  std::size_t queries;  ///< rows of one call
+  model_shape const& shape;  ///< of the artifact's model
+  int k_bits, v_bits;        ///< of a code
+  bool sparse;               ///< pages have slots
+  std::size_t queries;       ///< rows of one call
 };
 
 /// `P{}(query)` gives a policy, a trivially copyable value; the selector itself holds nothing.

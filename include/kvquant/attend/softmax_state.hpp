@@ -12,16 +12,18 @@ namespace kvquant {
 
 /// m = the largest score so far, l = Σ exp(score − m). Beside it lies o = Σ exp(score − m) · value, not divided by l.
 struct softmax_state {
+  /// The largest score so far; −∞ before the first.
   float m = -std::numeric_limits<float>::infinity();
-  float l = 0;
+  float l = 0;  ///< Σ exp(score − m)
 
+  /// Whether no score was added.
   bool empty() const { return l == 0; }
 };
 
 /// What both pieces are scaled by when they are put together.
 struct softmax_merge {
-  softmax_state result;
-  float scale_a = 1, scale_b = 1;
+  softmax_state result;            ///< of both together
+  float scale_a = 1, scale_b = 1;  ///< what the parts' weighted sums of values are multiplied with
 };
 
 /// Exact for an empty piece: the other is unchanged, bit for bit.

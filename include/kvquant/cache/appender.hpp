@@ -29,11 +29,13 @@ namespace kvquant {
 
 /// What an appender needs to know of its cache.
 struct appender_options {
-  page_geometry geometry;
-  std::size_t kv_heads = 0, page_bytes = 0;
-  void* queue = nullptr;  ///< see `cache_options`
+  page_geometry geometry;                    ///< of a head's pages; without widths of channels
+  std::size_t kv_heads = 0, page_bytes = 0;  ///< of a layer; of one head's page
+  void* queue = nullptr;                     ///< see `cache_options`
 
+  /// Elements of one token of a layer, on one side.
   std::size_t kv_channels() const { return kv_heads * geometry.head_dim; }
+  /// Of a block of the pool: the pages of all KV heads.
   std::size_t block_bytes() const { return kv_heads * page_bytes; }
 };
 
@@ -41,18 +43,20 @@ struct appender_options {
 /// those of the tail; of both together the first `sealed_rows()` go into pages, the rest is the tail from then on.
 template <TokenElement T>
 struct append_work {
-  int layer = 0;
-  view2d<T const> k, v;  ///< [tokens, kv_channels]
-  std::size_t to_sinks = 0;
+  int layer = 0;                              ///< of the model
+  view2d<T const> k, v;                       ///< [tokens, kv_channels]
+  std::size_t to_sinks = 0;                   ///< new tokens that become sinks
   half *sink_k = nullptr, *sink_v = nullptr;  ///< where those go, [to_sinks, kv_channels]
   half *tail_k = nullptr, *tail_v = nullptr;  ///< [tail_capacity, kv_channels]
-  std::size_t tail = 0, tail_capacity = 0;
-  std::size_t reused = 0;             ///< tokens before the tail that are in a re-opened page
-  std::byte const* before = nullptr;  ///< that page, of every KV head; may be the first that is written
-  std::byte* slab = nullptr;          ///< [blocks of the pool, kv_heads, page_bytes]
-  std::span<page_id const> blocks{};  ///< the pages that are filled
+  std::size_t tail = 0, tail_capacity = 0;    ///< tokens that are there, and that there is room for
+  std::size_t reused = 0;                     ///< tokens before the tail that are in a re-opened page
+  std::byte const* before = nullptr;          ///< that page, of every KV head; may be the first that is written
+  std::byte* slab = nullptr;                  ///< [blocks of the pool, kv_heads, page_bytes]
+  std::span<page_id const> blocks{};          ///< the pages that are filled
 
+  /// How many tokens of the old tail and the new ones go into pages.
   std::size_t sealed_rows() const { return blocks.empty() ? 0 : blocks.size() * page_tokens - reused; }
+  /// Tokens in the tail afterwards.
   std::size_t tail_after() const { return tail + k.rows - to_sinks - sealed_rows(); }
 };
 
@@ -76,35 +80,45 @@ const&, appender_options const& > &&requires(A& appender, A const& constant, int
 template <PageLayout Layout>
 class host_appender {
  public:
+  /// Formats of keys and values.
   using spec_type = typename Layout::spec_type;
+  /// What makes its pages: the layout's own `sealer`, or the definition.
   using sealer_type = sealer_for<Layout>;
   static_assert(Sealer<sealer_type, spec_type>);
 
+  /// Throws what the sealers throw for an artifact that they cannot serve.
   host_appender(artifact<spec_type> const& it, appender_options const& options) : options_(options) {
     for (int layer = 0; layer < it.info.shape.layers; ++layer) sealers_.emplace_back(it, layer, options.geometry);
   }
 
+  /// Of the model.
   std::size_t layers() const { return sealers_.size(); }
+  /// Of a layer; throws `std::out_of_range`.
   page_sealer<spec_type> const& quantizers(int layer) const {
     return sealers_.at(static_cast<std::size_t>(layer)).quantizers();
   }
+  /// Of all layers' tables.
   std::size_t table_bytes() const {
     std::size_t bytes = 0;
     for (auto const& it : sealers_) bytes += it.table_bytes();
     return bytes;
   }
+  /// Of all that was sealed so far. May be called while others append.
   clamp_counts clamps() const {
     clamp_counts all;
     for_each_count(all, [](std::atomic<std::uint64_t> const& total, std::uint64_t& to) { to = total; });
     return all;
   }
+  /// Throws `bad_value` naming token and channel of what binary16 cannot hold.
   template <TokenElement T>
   void check(view2d<T const> k, view2d<T const> v) const {
     require_storable_rows(k, "keys");
     require_storable_rows(v, "values");
   }
+  /// All is done when `append` returns.
   void wait() const {}
 
+  /// Stores and seals; the pages of different heads are tasks of the executor.
   template <TokenElement T>
   void append(append_work<T> const& work, executor_ref executor) {
     store(work, 0, work.to_sinks, work.sink_k, work.sink_v);

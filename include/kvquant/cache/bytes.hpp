@@ -18,6 +18,7 @@ struct byte_report {
   std::size_t page_table = 0;    ///< ids of pages, counts of owners
   std::size_t slack = 0;         ///< allocated and not in use: free pages, room in the tail
 
+  /// All of them.
   std::size_t total() const {
     return codes + value_ranges + slots + padding + sinks + tail + tables + page_table + slack;
   }
@@ -25,6 +26,7 @@ struct byte_report {
   double bits_per_element(std::size_t elements) const {
     return elements == 0 ? 0 : 8 * static_cast<double>(total()) / static_cast<double>(elements);
   }
+  /// Part by part.
   byte_report& operator+=(byte_report const& other) {
     codes += other.codes;
     value_ranges += other.value_ranges;

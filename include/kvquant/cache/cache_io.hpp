@@ -37,20 +37,24 @@ inline constexpr std::string_view sequence_magic = "KVQSEQ\r\n";
 
 /// What a file of a sequence says of itself.
 struct sequence_info {
-  std::string spec, model_hash, artifact_hash;
-  int layers = 0, kv_heads = 0, head_dim = 0;
-  std::size_t sinks = 0;        ///< exact tokens at the start
-  std::size_t tail_tokens = 0;  ///< exact tokens at the end
-  std::size_t tokens = 0, sealed = 0;
+  std::string spec, model_hash, artifact_hash;  ///< formats of keys and values; hashes are empty where there was none
+  int layers = 0, kv_heads = 0, head_dim = 0;   ///< of the model
+  std::size_t sinks = 0;                        ///< exact tokens at the start
+  std::size_t tail_tokens = 0;                  ///< exact tokens at the end
+  std::size_t tokens = 0, sealed = 0;           ///< all of them, and those of them in pages
   std::vector<int> local{};    ///< layers that lack their first pages, which lay behind their window; rising
   std::size_t gone_pages = 0;  ///< how many; 0: no layer lacks any
-  page_geometry geometry;
+  page_geometry geometry;      ///< bits and slots of its pages; no widths
 
+  /// Elements of a token, on one side.
   std::size_t kv_channels() const { return static_cast<std::size_t>(kv_heads) * static_cast<std::size_t>(head_dim); }
+  /// The last one may be re-opened.
   std::size_t pages() const { return sealed / page_tokens + (sealed % page_tokens != 0 ? 1 : 0); }
+  /// Sinks and tail.
   std::size_t exact_tokens() const { return sinks + tail_tokens; }
 };
 
+/// The description in the file; docs/cache_format.md.
 inline void to_json(nlohmann::json& out, sequence_info const& it) {
   out = {{"spec", it.spec},
          {"model_hash", it.model_hash},
@@ -317,6 +321,7 @@ void save_sequence(kv_cache<S, Layout> const& cache, sequence const& of, std::fi
 /// a whole file with the checksum it names; `origin` is what errors call it.
 class sequence_file {
  public:
+  /// Checks all but what the cache that reads it has to know; keeps a view of `bytes`.
   sequence_file(std::span<std::byte const> bytes, std::string origin) : origin_(std::move(origin)) {
     detail::sequence_prefix prefix;
     require(bytes.size() >= sizeof(prefix), errc::bad_file, origin_, ": ", bytes.size(),
@@ -349,8 +354,11 @@ class sequence_file {
     }
   }
 
+  /// The description.
   sequence_info const& info() const { return info_; }
+  /// All bytes behind the description and its padding.
   std::span<std::byte const> data() const { return data_; }
+  /// What errors call it.
   std::string const& origin() const { return origin_; }
 
  private:
@@ -429,6 +437,7 @@ sequence load_sequence(kv_cache<S, Layout>& cache, sequence_file const& file) {
   }
 }
 
+/// Reads the file and loads it; throws `bad_file` as well if it cannot be read.
 template <class S, class Layout>
 sequence load_sequence(kv_cache<S, Layout>& cache, std::filesystem::path const& path) {
   std::error_code code;

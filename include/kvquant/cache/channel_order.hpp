@@ -15,10 +15,12 @@
 
 namespace kvquant {
 
+/// Of what pages can hold.
 inline constexpr std::size_t largest_head_dim = 256;
 /// What is packed together, with all of a page's tokens, or some of them.
 inline constexpr std::size_t chunk_channels = 8, most_chunks = largest_head_dim / chunk_channels;
 
+/// The order in which a page has a side's channels where they have widths of their own.
 struct channel_order {
   /// By place: keys [pairs], which pair; values [head_dim], which channel.
   std::array<std::uint8_t, largest_head_dim> at{};

@@ -16,7 +16,7 @@ namespace kvquant {
 struct chunk_levels {
   /// `origin` + multiple of the step, as bytes.
   std::array<std::array<std::uint8_t, 16>, most_chunks> entries{};
-  std::array<float, most_chunks> steps{};
+  std::array<float, most_chunks> steps{};  ///< [head_dim / 8] what a multiple is multiplied with
 
   /// Of the head's channels `channel_at(place)`, `width` bits each. Throws `unsupported` where the channels of a chunk
   /// have several tables.

@@ -18,8 +18,10 @@ namespace kvquant {
 /// small pages nearly each costs a walk of the page table.
 class huge_page_resource final : public std::pmr::memory_resource {
  public:
+  /// 2 MiB. Smaller allocations are left to the upstream resource.
   static constexpr std::size_t huge_page_bytes = std::size_t{1} << 21;
 
+  /// `upstream`: where memory comes from.
   explicit huge_page_resource(std::pmr::memory_resource* upstream = std::pmr::new_delete_resource())
       : upstream_(upstream) {}
 

@@ -31,6 +31,7 @@
 
 namespace kvquant {
 
+/// How a cache is made; what is not given comes from the artifact.
 struct cache_options {
   /// Tokens that the pages have room for, all sequences together; rounded up to whole pages. Sinks and tails come on
   /// top.
@@ -66,9 +67,12 @@ std::pmr::memory_resource* memory_for(std::pmr::memory_resource* chosen) {
 template <class S, class Layout>
 class kv_cache {
  public:
+  /// Formats of keys and values.
   using spec_type = S;
+  /// Of the backend.
   using layout_type = Layout;
   static_assert(PackedSpec<S> && PageLayout<Layout> && std::is_same_v<typename Layout::spec_type, S>);
+  /// What stores and seals.
   using appender_type = appender_for<Layout>;
   static_assert(Appender<appender_type, S>);
 
@@ -76,12 +80,19 @@ class kv_cache {
   /// `bad_value` for sizes that cannot be.
   kv_cache(artifact<S> const& it, cache_options const& options);
 
+  /// Of the artifact.
   artifact_info const& info() const { return info_; }
+  /// Of a head's pages, without widths of channels.
   page_geometry const& geometry() const { return geometry_; }
+  /// Exact tokens at the start of a sequence.
   std::size_t sinks() const { return sinks_; }
+  /// See `cache_options`.
   std::size_t recent_pages() const { return tail_capacity_ / page_tokens - 1; }
+  /// Of the model.
   std::size_t layers() const { return appender_.layers(); }
+  /// Of the model.
   std::size_t kv_heads() const { return kv_heads_; }
+  /// kv_heads · head_dim
   std::size_t kv_channels() const { return kv_heads_ * geometry_.head_dim; }
   /// The quantizers of a layer: what a code means.
   page_sealer<S> const& layer(int index) const { return appender_.quantizers(index); }
@@ -97,6 +108,7 @@ class kv_cache {
   /// then the sequence is as it was.
   template <class T>
   void append(sequence& to, int layer, view2d<T> k, view2d<T> v, executor_ref executor);
+  /// The same on the calling thread.
   template <class T>
   void append(sequence& to, int layer, view2d<T> k, view2d<T> v) {
     inline_executor here;
@@ -131,6 +143,7 @@ class kv_cache {
   /// layer's window would reach back to pages that have been given back.
   void drop(sequence& of, std::size_t first, std::size_t count);
 
+  /// What attention reads of a layer. Valid until the sequence changes; on a device after `wait`.
   layer_view view(sequence const& of, int layer) const;
 
   /// Of one sequence, as if no other shared its pages; `tables` included.
@@ -143,7 +156,9 @@ class kv_cache {
     wait();
     return appender_.clamps();
   }
+  /// Numbers that a sequence stands for: keys and values of all layers, as `byte_report::bits_per_element` asks.
   std::size_t elements(sequence const& of) const { return 2 * of.tokens() * layers() * kv_channels(); }
+  /// Blocks that no sequence holds; a block has 64 tokens of one layer.
   std::size_t free_blocks() const { return pool_->free_blocks(); }
 
   /// A page of a sequence as anyone may read it. `out` is resized.

@@ -18,7 +18,7 @@ namespace kvquant {
 
 /// What becomes a page of one KV head; see `page_sealer::seal`.
 struct head_tokens {
-  std::size_t head;
+  std::size_t head;                     ///< which KV head
   view2d<half const> k, v;              ///< the last tokens of the page, [page_tokens − reused, kv_channels]
   std::span<value_range const> ranges;  ///< of their values
   std::size_t reused = 0;               ///< tokens before them, which stay as
@@ -46,12 +46,17 @@ const&, int,
 template <PageLayout Layout>
 class layout_sealer {
  public:
+  /// Formats of keys and values.
   using spec_type = typename Layout::spec_type;
+  /// Scratch of one thread.
   using worker = typename page_sealer<spec_type>::worker;
 
+  /// Throws what `page_sealer` throws.
   layout_sealer(artifact<spec_type> const& it, int layer, page_geometry const& geometry)
       : quantizers_(it, layer, geometry) {}
 
+  ///@{
+  /// As `Sealer` asks.
   page_sealer<spec_type> const& quantizers() const { return quantizers_; }
   std::size_t table_bytes() const { return quantizers_.table_bytes(); }
   worker make_worker() const { return quantizers_.make_worker(); }
@@ -65,6 +70,7 @@ class layout_sealer {
     quantizers_.seal(tokens.head, tokens.k, tokens.v, tokens.ranges, tokens.reused, mine);
     Layout::write(geometry, mine.page, page);
   }
+  ///@}
 
  private:
   page_sealer<spec_type> quantizers_;

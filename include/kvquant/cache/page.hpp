@@ -26,6 +26,7 @@
 
 namespace kvquant {
 
+/// Tokens of a page.
 inline constexpr std::size_t page_tokens = 64;
 /// What a page's size is a multiple of, and where it starts: a line of the machine's memory.
 inline constexpr std::size_t page_alignment = 64;
@@ -41,10 +42,10 @@ concept PackedSpec = Spec<S> && PackedFormat<typename S::key_format> && PackedFo
 
 /// The sizes of a page's parts. Keys and values have `elements()` codes each, row-major [page_tokens, head_dim].
 struct page_geometry {
-  std::size_t head_dim = 0;
+  std::size_t head_dim = 0;    ///< a multiple of 16, up to 256
   int k_bits = 0, v_bits = 0;  ///< per code; 16 on both sides: values as they are, without ranges and slots
-  std::size_t k_slots = 0,
-              v_slots = 0;  ///< sparse elements, each an `outlier` whose index is token · head_dim + channel
+  /// Sparse elements, each an `outlier` whose index is token · head_dim + channel.
+  std::size_t k_slots = 0, v_slots = 0;
   /// Bits of a token's codes where channels have widths of their own; 0: every code has `k_bits`, `v_bits`. Values that
   /// have widths of their own have no ranges by token.
   std::size_t k_token_bits = 0, v_token_bits = 0;
@@ -58,12 +59,19 @@ struct page_geometry {
   std::size_t rotary_dim = 0;  ///< channels that are turned, the first ones of a head
   friend bool operator==(page_geometry const&, page_geometry const&) = default;
 
+  /// Whether it holds binary16 numbers as they are.
   bool is_exact() const { return k_bits == 16 && v_bits == 16; }
+  /// Codes of one side.
   std::size_t elements() const { return page_tokens * head_dim; }
+  /// Of a page's keys.
   std::size_t k_code_bytes() const { return code_bytes(k_bits, k_token_bits); }
+  /// Of a page's values.
   std::size_t v_code_bytes() const { return code_bytes(v_bits, v_token_bits); }
+  /// Of the values' lower and upper bounds, binary16 each.
   std::size_t range_bytes() const { return is_exact() || v_token_bits > 0 ? 0 : page_tokens * sizeof(value_range); }
+  /// Of both sides.
   std::size_t slot_bytes() const { return (k_slots + v_slots) * sizeof(outlier); }
+  /// Of all parts, before the last line is filled.
   std::size_t used_bytes() const { return k_code_bytes() + v_code_bytes() + range_bytes() + slot_bytes(); }
   /// A multiple of `page_alignment`.
   std::size_t page_bytes() const { return (used_bytes() + page_alignment - 1) / page_alignment * page_alignment; }
@@ -117,6 +125,7 @@ page_geometry geometry_for(artifact_info const& info) {
   return it;
 }
 
+/// Of the geometry's head.
 inline channel_pair pair_of(page_geometry const& geometry, std::size_t pair) {
   return pair_of(geometry.pairing, geometry.rotary_dim, pair);
 }
@@ -130,22 +139,29 @@ inline std::size_t sealed_tokens(std::size_t tokens, std::size_t sinks, std::siz
 /// One page as anyone may read it.
 template <PackedSpec S>
 struct canonical_page {
+  ///@{
+  /// Of one code.
   using key_code = typename S::key_format::code_type;
   using value_code = typename S::value_format::code_type;
+  ///@}
 
   std::vector<key_code> k_codes;                    ///< [page_tokens, head_dim]
   std::vector<value_code> v_codes;                  ///< [page_tokens, head_dim]
   std::array<value_range, page_tokens> v_ranges{};  ///< zeros where the geometry has none
   std::vector<outlier> k_slots, v_slots;            ///< [slots of the geometry], by rising index, each index once
 
+  /// Without room.
   canonical_page() = default;
+  /// With room for a page of that geometry.
   explicit canonical_page(page_geometry const& geometry) { resize(geometry); }
+  /// Makes room for a page of that geometry.
   void resize(page_geometry const& geometry) {
     k_codes.resize(geometry.elements());
     v_codes.resize(geometry.elements());
     k_slots.resize(geometry.k_slots);
     v_slots.resize(geometry.v_slots);
   }
+  /// Whether they read the same, element by element.
   friend bool operator==(canonical_page const& a, canonical_page const& b) {
     auto const same = [](std::span<outlier const> x, std::span<outlier const> y) {
       return std::equal(x.begin(), x.end(), y.begin(), y.end(),

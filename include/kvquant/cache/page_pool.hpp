@@ -37,11 +37,15 @@ class page_pool {
   page_pool& operator=(page_pool const&) = delete;
   ~page_pool() { memory_->deallocate(slab_, slab_bytes(), page_alignment); }
 
+  ///@{
+  /// Of the slab that was allocated.
   std::size_t blocks() const { return blocks_; }
   std::size_t block_bytes() const { return block_bytes_; }
   std::size_t slab_bytes() const { return blocks_ * block_bytes_; }
+  ///@}
   /// What the pool needs to know of its blocks.
   std::size_t bookkeeping_bytes() const { return blocks_ * (sizeof(page_id) + sizeof(std::uint32_t)); }
+  /// Blocks that nobody holds.
   std::size_t free_blocks() const {
     std::lock_guard const lock(mutex_);
     return free_.size();
@@ -85,7 +89,9 @@ class page_pool {
     return owners_[id] > 1;
   }
 
+  /// The slab, [blocks, block_bytes].
   std::byte* data() const { return slab_; }
+  /// One block of it.
   std::span<std::byte> block(page_id id) const { return {slab_ + id * block_bytes_, block_bytes_}; }
 
  private:

@@ -23,6 +23,7 @@ namespace kvquant {
 /// ones beyond the thresholds have the largest residuals by construction. Holds scratch: one object per thread.
 class slot_selector {
  public:
+  /// Forgets what was offered; `elements` is how many will be.
   void start(std::size_t elements) {
     candidates_.clear();
     candidates_.reserve(elements);
@@ -60,11 +61,14 @@ class slot_selector {
 /// Of formats that are `by_channel`: how many of the values that were sealed lay beyond what calibration had seen of
 /// their channels. They read as the outermost level, unless a slot has what is missing.
 struct clamp_counts {
-  std::uint64_t keys = 0, values = 0;
-  std::uint64_t clamped_keys = 0, clamped_values = 0;
+  std::uint64_t keys = 0, values = 0;                  ///< that were sealed
+  std::uint64_t clamped_keys = 0, clamped_values = 0;  ///< of these, beyond what calibration had seen
 
+  ///@{
+  /// Share of one side, 0 where nothing was sealed.
   double key_rate() const { return rate(clamped_keys, keys); }
   double value_rate() const { return rate(clamped_values, values); }
+  ///@}
 
  private:
   static double rate(std::uint64_t part, std::uint64_t all) {
@@ -76,6 +80,7 @@ struct clamp_counts {
 template <PackedSpec S>
 class page_sealer {
  public:
+  /// Throws `bad_shape` or `bad_value` for sensitivities and widths that do not fit the model or are no numbers.
   page_sealer(artifact<S> const& it, int layer, page_geometry const& geometry)
       : geometry_(geometry),
         keys_(it.keys(layer)),
@@ -100,8 +105,11 @@ class page_sealer {
     require_widths<typename S::value_format>(v_widths_, geometry_.v_token_bits, "values");
   }
 
+  ///@{
+  /// The quantizer of a side.
   key_side<typename S::key_format> const& keys() const { return keys_; }
   value_side<typename S::value_format> const& values() const { return values_; }
+  ///@}
   /// The geometry of a head's pages, with the widths and tables of its channels, which live as long as the sealer.
   page_geometry geometry(std::size_t head) const {
     page_geometry it = geometry_;
@@ -118,9 +126,14 @@ class page_sealer {
   }
   /// What calibration has seen of each channel, [kv_channels]; empty where it has not said.
   std::span<value_range const> key_seen() const { return k_seen_; }
+  /// The same of values.
   std::span<value_range const> value_seen() const { return v_seen_; }
+  ///@{
+  /// Σ F of each channel in the calibration, [kv_channels].
   std::span<float const> key_sensitivity() const { return k_sensitivity_; }
   std::span<float const> value_sensitivity() const { return v_sensitivity_; }
+  ///@}
+  /// Of all that is read while sealing.
   std::size_t table_bytes() const {
     return keys_.bytes() + values_.bytes() + (k_sensitivity_.size() + v_sensitivity_.size()) * sizeof(float) +
            k_widths_.size() + v_widths_.size() + (k_tables_.size() + v_tables_.size()) * sizeof(std::uint16_t) +
@@ -129,12 +142,13 @@ class page_sealer {
 
   /// Scratch of one thread.
   struct worker {
-    typename value_side<typename S::value_format>::selector_type ranks;
-    std::vector<float> token;  // [kv_channels]
-    slot_selector slots;
-    canonical_page<S> page;
-    clamp_counts clamps{};  ///< of all that it has sealed
+    typename value_side<typename S::value_format>::selector_type ranks;  ///< of a token's values
+    std::vector<float> token;                                            ///< [kv_channels]
+    slot_selector slots;                                                 ///< of a page
+    canonical_page<S> page;                                              ///< what is sealed
+    clamp_counts clamps{};                                               ///< of all that it has sealed
   };
+  /// With room for one page.
   worker make_worker() const {
     return {values_.make_selector(), std::vector<float>(keys_.channels()), {}, canonical_page<S>(geometry_), {}};
   }

@@ -18,14 +18,17 @@ namespace kvquant {
 /// value ranges, key slots, value slots, zeros to the end of the line. Numbers are little-endian, as the machine's are.
 template <PackedSpec S>
 struct row_major_layout {
+  /// Formats of keys and values.
   using spec_type = S;
+  /// As reports call it.
   static constexpr std::string_view name = "row_major";
 
   /// The parts of a page's bytes.
   template <class Byte>
   struct parts {
-    std::span<Byte> k_codes, v_codes, v_ranges, k_slots, v_slots, padding;
+    std::span<Byte> k_codes, v_codes, v_ranges, k_slots, v_slots, padding;  ///< in the order in which they lie
 
+    /// Throws `bad_shape` unless `page` has as many bytes as the geometry says.
     parts(page_geometry const& geometry, std::span<Byte> page) {
       require(page.size() == page_bytes(geometry), errc::bad_shape, "page: ", page.size(), " bytes, expected ",
               page_bytes(geometry));
@@ -40,6 +43,8 @@ struct row_major_layout {
     }
   };
 
+  ///@{
+  /// As `PageLayout` asks.
   static std::size_t page_bytes(page_geometry const& geometry) { return geometry.page_bytes(); }
 
   static void write(page_geometry const& geometry, canonical_page<S> const& page, std::span<std::byte> bytes) {
@@ -60,6 +65,7 @@ struct row_major_layout {
     copy(from.k_slots, std::as_writable_bytes(std::span(page.k_slots)));
     copy(from.v_slots, std::as_writable_bytes(std::span(page.v_slots)));
   }
+  ///@}
 
  private:
   using widths = std::span<std::uint8_t const>;  // [head_dim], or empty

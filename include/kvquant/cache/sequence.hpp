@@ -21,7 +21,7 @@ namespace kvquant {
 struct layer_view {
   view2d<half const> sink_k, sink_v;  ///< [sinks, kv_channels], keys before RoPE
   std::byte const* slab = nullptr;    ///< [blocks of the pool, kv_heads, page_bytes]
-  std::size_t page_bytes = 0;
+  std::size_t page_bytes = 0;         ///< of one head's page
   std::span<page_id const> pages;     ///< [ceil(sealed / page_tokens) − gone]
   std::size_t sealed = 0;             ///< tokens in pages; the last page may be read in part
   view2d<half const> tail_k, tail_v;  ///< [tail, kv_channels]
@@ -30,6 +30,7 @@ struct layer_view {
   /// Pages that were given back, the first ones: no query sees them any more.
   std::size_t gone = 0;
 
+  /// Of this layer.
   std::size_t tokens() const { return sink_k.rows + sealed + tail_k.rows; }
   /// The first token behind the sinks that is still there.
   std::size_t first_kept() const { return sink_k.rows + gone * page_tokens; }
@@ -44,7 +45,9 @@ struct layer_view {
 /// thread at a time may use a sequence, several may use several.
 class sequence {
  public:
+  /// What is moved from holds nothing.
   sequence(sequence&& other) noexcept = default;
+  /// Gives back what it held.
   sequence& operator=(sequence&& other) noexcept {
     if (this != &other) {
       std::destroy_at(this);  // members stay with the memory that they came from
@@ -52,6 +55,7 @@ class sequence {
     }
     return *this;
   }
+  /// Gives its pages back.
   ~sequence() { give_back(); }
 
   /// Of the layer that has most: all have as many between steps.
@@ -60,6 +64,7 @@ class sequence {
     for (layer_state const& it : layers_) most = std::max(most, it.tokens);
     return most;
   }
+  /// Of one layer: more than others have in the middle of a step. Throws `std::out_of_range`.
   std::size_t tokens(int layer) const { return layers_.at(static_cast<std::size_t>(layer)).tokens; }
 
  private:

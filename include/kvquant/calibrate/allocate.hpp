@@ -16,6 +16,7 @@
 
 namespace kvquant {
 
+/// Bits of the widest codes of a channel.
 inline constexpr std::size_t most_channel_bits = 4;
 
 /// What a unit (a channel, or the two that RoPE turns together) loses with codes of 1, 2, 3 and 4 bits.

@@ -23,27 +23,29 @@ inline constexpr std::string_view own_text = "written by the model";
 /// Where an artifact comes from. Hashes are whatever identifies the thing to the runtime; an artifact serves the model
 /// of its `model_hash` alone.
 struct provenance {
+  /// Names and hashes as the runtime gave them; empty: unknown.
   std::string model_name{}, model_hash{}, tokenizer_hash{}, text_hash{};
-  int samples = 0;         ///< windows
-  int context = 0;         ///< tokens per window
-  std::uint64_t seed = 0;  ///< of the windows' starts
-  std::string library_version = KVQUANT_VERSION;
+  int samples = 0;                                ///< windows
+  int context = 0;                                ///< tokens per window
+  std::uint64_t seed = 0;                         ///< of the windows' starts
+  std::string library_version = KVQUANT_VERSION;  ///< that wrote the artifact
 };
 
 /// What is the same whatever the datatypes.
 struct artifact_info {
-  std::string spec;  ///< `Spec::name()`
-  model_shape shape;
+  std::string spec;   ///< `Spec::name()`
+  model_shape shape;  ///< of the model
+  /// Shares of keys and of values that are kept sparse.
   double outlier_fraction_k = 0, outlier_fraction_v = 0;
-  int sinks = 0;
-  key_space keys = key_space::pre_rope;
-  fit_weights weights = fit_weights::fisher;
-  bool q_norm = false;  ///< decode levels differ from encode levels
+  int sinks = 0;                              ///< exact tokens at the start of a sequence
+  key_space keys = key_space::pre_rope;       ///< where keys are quantized
+  fit_weights weights = fit_weights::fisher;  ///< what the codebooks were fitted by
+  bool q_norm = false;                        ///< decode levels differ from encode levels
   /// Bits of one token's codes of one head, of formats that are `by_channel`; 0 for others.
   int key_token_bits = 0, value_token_bits = 0;
   bool own_levels = false;  ///< of such formats: tables do not serve eights of a head's channels
-  provenance origin;
-  std::string hash;  ///< of the file's content; empty until saved or loaded
+  provenance origin;        ///< of the calibration
+  std::string hash;         ///< of the file's content; empty until saved or loaded
 };
 
 /// The codebook of one side of one layer, and how well it fits the calibration values.
@@ -77,11 +79,12 @@ inline bool has_own_levels(channel_codes const& codes, std::size_t head_dim) {
   return false;
 }
 
+/// What one layer's tokens are quantized with.
 struct layer_artifact {
-  std::vector<value_range> key_ranges;  ///< [kv_channels]
-  codebook key, value;
+  std::vector<value_range> key_ranges;                    ///< [kv_channels]
+  codebook key, value;                                    ///< of formats with one table for all channels
   std::vector<float> key_sensitivity, value_sensitivity;  ///< [kv_channels] Σ over calibration tokens of F
-  channel_codes key_channels{}, value_channels{};
+  channel_codes key_channels{}, value_channels{};         ///< of formats that are `by_channel`
 };
 
 /// The table of format `F` that `book` describes.
@@ -112,14 +115,20 @@ template <Format F>
     return all;
   }
 
+/// All that quantizes the tokens of one model: made by `fit`, written by `save`, read by `load_artifact`.
 template <Spec S>
 struct artifact {
+  ///@{
+  /// Format of a side.
   using key_format = typename S::key_format;
   using value_format = typename S::value_format;
+  ///@}
 
-  artifact_info info;
-  std::vector<layer_artifact> layers;
+  artifact_info info;                  ///< what is the same for all layers
+  std::vector<layer_artifact> layers;  ///< [info.shape.layers]
 
+  /// The quantizer of a layer's keys. Throws `std::out_of_range`, and `bad_shape` or `bad_value` for tables that cannot
+  /// be.
   key_side<key_format> keys(int layer) const {
     auto const& it = layers.at(static_cast<std::size_t>(layer));
     if constexpr (is_by_channel<key_format>)
@@ -127,6 +136,7 @@ struct artifact {
     else
       return {it.key_ranges, table_of<key_format>(it.key), info.outlier_fraction_k > 0};
   }
+  /// The quantizer of a layer's values; throws likewise.
   value_side<value_format> values(int layer) const {
     auto const& it = layers.at(static_cast<std::size_t>(layer));
     if constexpr (is_by_channel<value_format>)

@@ -20,6 +20,7 @@
 
 namespace kvquant {
 
+/// The `kind` in an artifact's metadata.
 inline constexpr std::string_view artifact_kind = "kvquant-artifact";
 /// Of files of models without local layers, and with them: who does not know those would read the wrong keys.
 inline constexpr std::string_view plain_version = "1", local_version = "2";
@@ -352,6 +353,7 @@ artifact<S> read_artifact(safetensors_file const& file) {
   });
 }
 
+/// The artifact of a file. Throws `bad_file` for what is none, `bad_format` for one of other formats than `S`.
 template <Spec S>
 artifact<S> load_artifact(std::filesystem::path const& path) {
   return read_artifact<S>(safetensors_file::read(path));

@@ -58,8 +58,8 @@ page_budget budget_of(channel_budget const& wanted, int head_dim) {
 /// How a side's channels are cut: units that share a width, in heads.
 struct width_plan {
   std::vector<std::vector<std::size_t>> units{};  ///< [kv_heads · units] channels
-  std::size_t units_per_head = 0;
-  std::size_t quantum = 0;  ///< units of one width come in multiples of it
+  std::size_t units_per_head = 0;                 ///< of each KV head
+  std::size_t quantum = 0;                        ///< units of one width come in multiples of it
 };
 
 /// Keys by the pairs that RoPE turns, values channel by channel.

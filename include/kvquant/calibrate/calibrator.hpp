@@ -23,6 +23,7 @@ namespace kvquant {
 /// a layer only by the rounding of sums.
 class calibrator {
  public:
+  /// Throws `bad_shape` or `bad_value` for options that cannot be.
   explicit calibrator(calibration_options const& options) : options_(options) {
     validate(options_);
     auto const channels = static_cast<std::size_t>(options_.kv_channels);
@@ -41,8 +42,11 @@ class calibrator {
             layers_.size(), " layers, expected ", options_.layers);
   }
 
+  /// What it was made with.
   calibration_options const& options() const { return options_; }
+  /// What was gathered, [layers].
   std::vector<layer_statistics> const& layers() const { return layers_; }
+  /// Whether the first pass is over.
   bool ranges_frozen() const { return frozen_; }
 
   /// First pass. Throws `bad_value` naming layer, channel and token for what is not finite.

@@ -21,21 +21,22 @@
 
 namespace kvquant {
 
+/// How an artifact is made of statistics.
 struct fit_options {
-  model_shape shape = {};
-  key_space keys = key_space::pre_rope;  ///< where the observed keys were taken
-  fit_weights weights = fit_weights::fisher;
-  bool q_norm = false;
-  bool int8_levels = true;  ///< round what codes of up to 4 bits read as to an `int8_grid`
+  model_shape shape = {};                     ///< of the model; layers and channels must be those of the statistics
+  key_space keys = key_space::pre_rope;       ///< where the observed keys were taken
+  fit_weights weights = fit_weights::fisher;  ///< by what a value counts in the fit
+  bool q_norm = false;                        ///< decode levels restore mean and deviation (KVQuant, section 3.5)
+  bool int8_levels = true;                    ///< round what codes of up to 4 bits read as to an `int8_grid`
   /// Of formats that are `by_channel`. They keep no values beyond ranges; their outliers are those of pages.
   struct channel_choice {
-    channel_budget budget{};
-    channel_levels levels = channel_levels::shared;
+    channel_budget budget{};                         ///< bits of a token's codes
+    channel_levels levels = channel_levels::shared;  ///< one table for eight channels, or one for each
     /// What a loss of values counts beside an equal one of keys where bits are divided between them. Measured: see
     /// docs/design.md.
     double value_weight = 1.3;
-  } by_channel = {};
-  provenance origin = {};
+  } by_channel = {};       ///< used by such formats alone
+  provenance origin = {};  ///< written into the artifact
 };
 
 /// The distribution of a histogram's values after rounding with `table`: which level each bin reads as, by the bin's

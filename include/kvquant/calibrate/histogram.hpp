@@ -16,9 +16,13 @@ namespace kvquant {
 /// through a bin is exact. Histograms add: over samples, threads and machines. Memory is O(bins), whatever was seen.
 class histogram {
  public:
+  ///@{
+  /// Bins over [−1, 1].
   static constexpr std::size_t default_bins = 4096;
   static constexpr std::size_t most_bins = std::size_t{1} << 20;
+  ///@}
 
+  /// Throws `bad_shape` for no bins, or too many.
   explicit histogram(std::size_t bins = default_bins) : bins_(bins) {
     require(bins >= 1 && bins <= most_bins, errc::bad_shape, "histogram: ", bins, " bins, expected 1 to ", most_bins);
   }
@@ -30,9 +34,12 @@ class histogram {
     float const position = (x + 1.0f) * 0.5f * static_cast<float>(bins_.size());
     return static_cast<std::size_t>(position > 0 ? std::min(position, last) : 0.0f);
   }
+  /// Adds a normalised value.
   void add(float x, double weight) noexcept { bins_[bin_of(x)].add(x, weight); }
+  /// The same where the bin is known.
   void add_to(std::size_t bin, float x, double weight) noexcept { bins_[bin].add(x, weight); }
 
+  /// Throws `bad_shape` for another number of bins.
   histogram& operator+=(histogram const& other) {
     require(other.bins_.size() == bins_.size(), errc::bad_shape, "histogram: merging ", other.bins_.size(),
             " bins into ", bins_.size());
@@ -40,9 +47,13 @@ class histogram {
     return *this;
   }
 
+  ///@{
+  /// Mass and moments, from −1 on.
   std::span<moments const> bins() const { return bins_; }
   std::span<moments> bins() { return bins_; }
+  ///@}
 
+  /// Of all bins together.
   moments total() const {
     moments sum;
     for (moments const& bin : bins_) sum += bin;

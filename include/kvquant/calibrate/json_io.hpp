@@ -44,6 +44,8 @@ inline constexpr std::array<std::string_view, 4> weight_names = {"fisher", "fish
 
 }  // namespace detail
 
+///@{
+/// As files spell it.
 inline std::string_view to_string(key_space keys) { return detail::key_space_names[static_cast<std::size_t>(keys)]; }
 inline std::string_view to_string(rope_pairing pairing) {
   return detail::pairing_names[static_cast<std::size_t>(pairing)];
@@ -51,7 +53,10 @@ inline std::string_view to_string(rope_pairing pairing) {
 inline std::string_view to_string(rope_scaling scaling) {
   return detail::scaling_names[static_cast<std::size_t>(scaling)];
 }
+///@}
 
+///@{
+/// JSON as docs/artifact_format.md describes it; `from_json` throws `nlohmann::json::exception` or `kvquant::error`.
 inline void to_json(nlohmann::json& out, rope_config const& rope) {
   out = {{"enabled", rope.enabled},
          {"pairing", to_string(rope.pairing)},
@@ -199,5 +204,6 @@ inline void from_json(nlohmann::json const& in, codebook& book) {
   in.at("mass").get_to(book.mass);
   in.at("outlier_rate").get_to(book.outlier_rate);
 }
+///@}
 
 }  // namespace kvquant

@@ -15,6 +15,7 @@
 
 namespace kvquant {
 
+/// What `exact_kmeans` finds.
 struct clustering {
   std::vector<double> centroids;  ///< rising; with fewer distinct bins than clusters the last one repeats
   double objective = 0;           ///< Σ w (x − c)²

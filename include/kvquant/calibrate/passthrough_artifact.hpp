@@ -9,6 +9,7 @@
 
 namespace kvquant {
 
+/// Keys and values in binary16.
 using passthrough_spec = spec<passthrough, passthrough>;
 
 /// Every token is kept in binary16, in pages like those of any format. Throws `bad_shape` for shapes that cannot be.

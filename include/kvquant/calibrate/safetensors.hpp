@@ -104,6 +104,7 @@ inline std::vector<std::size_t> sizes_from(nlohmann::json const& value) {
 /// Collects tensors and writes them to a file that appears whole or not at all.
 class safetensors_writer {
  public:
+  /// `metadata`: what `__metadata__` will say.
   explicit safetensors_writer(std::map<std::string, std::string> metadata) : metadata_(std::move(metadata)) {}
 
   /// Values are copied. Order of calls is order in the file.
@@ -121,7 +122,9 @@ class safetensors_writer {
         {"dtype", detail::safetensors_dtype<T>}, {"shape", shape}, {"data_offsets", {begin, data_.size()}}};
   }
 
+  /// The tensors' bytes so far.
   std::span<std::byte const> data() const { return data_; }
+  /// Adds or replaces one string of the metadata.
   void set_metadata(std::string const& key, std::string const& value) { metadata_[key] = value; }
 
   /// The whole file.
@@ -138,6 +141,7 @@ class safetensors_writer {
     return file;
   }
 
+  /// The file appears whole or not at all. Throws `bad_file` if it cannot be written.
   void write(std::filesystem::path const& path) const {
     atomic_file file(path);
     file.write(bytes());
@@ -154,8 +158,10 @@ class safetensors_writer {
 /// `origin`.
 class safetensors_file {
  public:
+  /// Larger headers are refused.
   static constexpr std::size_t largest_header_bytes = std::size_t{100} << 20;
 
+  /// Throws `bad_file` for what cannot be read or is no safetensors file.
   static safetensors_file read(std::filesystem::path const& path) {
     std::error_code code;
     bool const regular = std::filesystem::is_regular_file(path, code);
@@ -167,6 +173,7 @@ class safetensors_file {
     return {std::move(bytes), path.string()};
   }
 
+  /// Of bytes in memory; `origin` is what errors call them. Throws `bad_file`.
   safetensors_file(std::vector<std::byte> bytes, std::string origin)
       : bytes_(std::move(bytes)), origin_(std::move(origin)) {
     try {
@@ -179,16 +186,21 @@ class safetensors_file {
     }
   }
 
+  /// What errors call the file.
   std::string const& origin() const { return origin_; }
+  /// All strings of `__metadata__`.
   std::map<std::string, std::string> const& metadata() const { return metadata_; }
+  /// All bytes behind the header.
   std::span<std::byte const> data() const { return std::span(bytes_).subspan(data_begin_); }
 
+  /// One of them. Throws `bad_file` if it is missing.
   std::string const& metadata(std::string const& key) const {
     auto const found = metadata_.find(key);
     require(found != metadata_.end(), errc::bad_file, origin_, ": the metadata has no \"", key, "\"");
     return found->second;
   }
 
+  /// Of a tensor. Throws `bad_file` if it is missing.
   std::vector<std::size_t> const& shape(std::string const& name) const { return find(name).shape; }
 
   /// The values of a tensor, which must have that type and shape.

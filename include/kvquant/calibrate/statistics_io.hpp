@@ -15,14 +15,15 @@
 
 namespace kvquant {
 
+/// The `kind` in the metadata of statistics.
 inline constexpr std::string_view statistics_kind = "kvquant-statistics";
 
 /// A calibrator's state together with what a fit needs to know of the model.
 struct saved_statistics {
-  calibrator statistics;
-  model_shape shape;
-  key_space keys = key_space::pre_rope;
-  provenance origin;
+  calibrator statistics;                 ///< ranges frozen: ready to be merged or fitted
+  model_shape shape;                     ///< of the model
+  key_space keys = key_space::pre_rope;  ///< where keys were observed
+  provenance origin;                     ///< of the calibration
 };
 
 namespace detail {
@@ -142,6 +143,7 @@ inline void save(saved_statistics const& it, std::filesystem::path const& path) 
   file.write(path);
 }
 
+/// The statistics of a file. Throws `bad_file` for what is none.
 inline saved_statistics read_statistics(safetensors_file const& file) {
   return detail::reading(file.origin(), [&] {
     auto const description = detail::open_container(file, statistics_kind);
@@ -170,6 +172,7 @@ inline saved_statistics read_statistics(safetensors_file const& file) {
   });
 }
 
+/// The same by path.
 inline saved_statistics load_statistics(std::filesystem::path const& path) {
   return read_statistics(safetensors_file::read(path));
 }

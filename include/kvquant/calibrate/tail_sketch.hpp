@@ -18,6 +18,7 @@ namespace kvquant {
 /// their order, so that sketches merge exactly.
 class tail_sketch {
  public:
+  /// `capacity`: values kept at each end; see `capacity_for`.
   explicit tail_sketch(std::size_t capacity) : capacity_(capacity) {
     require(capacity > 0, errc::bad_value, "tail sketch: capacity 0, expected at least 1");
   }
@@ -36,6 +37,7 @@ class tail_sketch {
     high_.push(x, capacity_, std::greater<>{});
   }
 
+  /// As if the other's values had been added. Throws `bad_shape` for another capacity.
   void merge(tail_sketch const& other) {
     require(capacity_ == other.capacity_, errc::bad_shape, "tail sketch: merging capacity ", other.capacity_, " into ",
             capacity_);
@@ -44,6 +46,7 @@ class tail_sketch {
     for (float const x : other.high_.kept) high_.push(x, capacity_, std::greater<>{});
   }
 
+  /// Values that were added.
   std::size_t count() const { return count_; }
 
   /// The `outside` and `1 − outside` quantiles of all values added, interpolated linearly between order statistics.

@@ -22,6 +22,7 @@ namespace kvquant {
 /// the temporary file is removed and whatever stood at `path` stays. Throws `bad_file` naming path and reason.
 class atomic_file {
  public:
+  /// Opens a temporary file beside `path`. Throws `bad_file`.
   explicit atomic_file(std::filesystem::path path) : path_(std::move(path)), temporary_(path_) {
     temporary_ += ".partial";
     out_.open(temporary_, std::ios::binary | std::ios::trunc);
@@ -36,12 +37,16 @@ class atomic_file {
     std::filesystem::remove(temporary_, ignored);
   }
 
+  ///@{
+  /// Appends. Throws `bad_file`, on a full disk say.
   void write(std::span<std::byte const> bytes) {
     out_.write(reinterpret_cast<char const*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
     if (!out_) fail("cannot be written");
   }
   void write(std::string_view bytes) { write(std::as_bytes(std::span(bytes))); }
+  ///@}
 
+  /// Gives the file its name. Without it, nothing is left.
   void commit() {
     out_.close();
     if (!out_) fail("cannot be written");

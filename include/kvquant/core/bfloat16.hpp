@@ -9,8 +9,9 @@
 
 namespace kvquant {
 
+/// Storage of a bfloat16 number: the upper half of a float.
 struct bfloat16 {
-  std::uint16_t bits = 0;
+  std::uint16_t bits = 0;  ///< sign, 8 of exponent, 7 of fraction
   friend constexpr bool operator==(bfloat16, bfloat16) = default;
 };
 static_assert(sizeof(bfloat16) == 2);

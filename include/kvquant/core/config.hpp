@@ -4,10 +4,13 @@
 
 #include <cassert>
 
+///@{
+/// Of this copy of the library; docs/versioning.md.
 #define KVQUANT_VERSION_MAJOR 0
 #define KVQUANT_VERSION_MINOR 1
 #define KVQUANT_VERSION_PATCH 0
 #define KVQUANT_VERSION "0.1.0"
+///@}
 
 /// Marks what runs on the host and, compiled by nvcc, on the device too.
 #if defined(__CUDACC__)

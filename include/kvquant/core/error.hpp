@@ -9,6 +9,7 @@
 
 namespace kvquant {
 
+/// What kind of thing went wrong: for programs, where `what()` is for people.
 enum class errc {
   bad_shape,     ///< sizes that do not fit together
   bad_value,     ///< NaN, infinity, or a number out of its range
@@ -19,6 +20,7 @@ enum class errc {
   device         ///< an accelerator reported an error
 };
 
+/// As it is spelled here.
 constexpr std::string_view to_string(errc code) noexcept {
   switch (code) {
     case errc::bad_shape: return "bad_shape";
@@ -34,7 +36,8 @@ constexpr std::string_view to_string(errc code) noexcept {
 
 /// `what()` says what was wrong, where, and what was expected.
 struct error : std::runtime_error {
-  errc code;
+  errc code;  ///< what kind of thing
+  /// `text` becomes `what()`.
   error(errc c, std::string const& text) : std::runtime_error(text), code(c) {}
 };
 

@@ -26,10 +26,12 @@ concept Executor = requires(E& executor, E const& constant, std::size_t tasks, d
 
 /// Everything on the calling thread.
 struct inline_executor {
+  /// One after the other, in order.
   template <class F>
   void parallel_for(std::size_t tasks, F&& f) const {
     for (std::size_t task = 0; task < tasks; ++task) f(task, 0);
   }
+  /// The caller's thread.
   static constexpr int workers() { return 1; }
 };
 static_assert(Executor<inline_executor>);
@@ -37,6 +39,7 @@ static_assert(Executor<inline_executor>);
 /// A non-owning handle to any executor, for code that is compiled once. The executor must outlive it.
 class executor_ref {
  public:
+  /// Of any executor but another handle.
   template <Executor E>
     requires(!std::same_as<std::remove_cvref_t<E>, executor_ref>)
   executor_ref(E& executor)
@@ -47,6 +50,7 @@ class executor_ref {
                                               [f, call](std::size_t task, int worker) { call(f, task, worker); });
         }) {}
 
+  /// Passes the call on.
   template <class F>
   void parallel_for(std::size_t tasks, F&& f) const {
     using functor = std::remove_reference_t<F>;
@@ -55,6 +59,7 @@ class executor_ref {
            (*static_cast<functor*>(functor_pointer))(task, worker);
          });
   }
+  /// Of the executor when the handle was made.
   int workers() const { return workers_; }
 
  private:

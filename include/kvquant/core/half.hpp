@@ -16,8 +16,9 @@ KVQ_HD constexpr To bits_as(From from) noexcept {
 }
 }  // namespace detail
 
+/// Storage of a binary16 number; arithmetic is in float.
 struct half {
-  std::uint16_t bits = 0;
+  std::uint16_t bits = 0;  ///< sign, 5 of exponent, 10 of fraction
   friend constexpr bool operator==(half, half) = default;
 };
 static_assert(sizeof(half) == 2);

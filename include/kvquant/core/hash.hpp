@@ -13,13 +13,17 @@ namespace kvquant {
 /// FNV-1a, 64 bits: independent of how the bytes are cut into calls.
 class fingerprint {
  public:
+  ///@{
+  /// Continues with these bytes.
   constexpr void add(std::string_view bytes) noexcept {
     for (char const byte : bytes) add_byte(static_cast<unsigned char>(byte));
   }
   constexpr void add(std::span<std::byte const> bytes) noexcept {
     for (std::byte const byte : bytes) add_byte(static_cast<unsigned char>(byte));
   }
+  ///@}
 
+  /// Of all bytes so far.
   constexpr std::uint64_t value() const noexcept { return state_; }
 
   /// 16 lower-case hexadecimal digits.

@@ -9,6 +9,7 @@ namespace kvquant {
 /// Adds the seconds of its scope to one of several totals. Without them it does nothing, not even read the clock.
 class scoped_timer {
  public:
+  /// Adds to `totals->*part` when it goes; null: measures nothing.
   template <class Totals>
   scoped_timer(Totals* totals, double Totals::*part) {
     if (totals == nullptr) return;

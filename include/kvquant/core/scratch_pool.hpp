@@ -13,16 +13,22 @@ namespace kvquant {
 template <class T>
 class scratch_pool {
  public:
+  /// Something borrowed, given back when the lease ends.
   class lease {
    public:
+    /// Takes `it` out of the pool for as long as it lives.
     lease(scratch_pool& pool, std::unique_ptr<T> it) : pool_(&pool), it_(std::move(it)) {}
+    /// What is moved from gives nothing back.
     lease(lease&&) noexcept = default;
     lease& operator=(lease&&) = delete;
     ~lease() {
       if (it_) pool_->give_back(std::move(it_));
     }
+    ///@{
+    /// What was borrowed.
     T& operator*() const { return *it_; }
     T* operator->() const { return it_.get(); }
+    ///@}
 
    private:
     scratch_pool* pool_;

@@ -7,8 +7,10 @@
 
 namespace kvquant {
 
+/// Types as a value, to be folded over.
 template <class... Types>
 struct type_list {
+  /// How many.
   static constexpr std::size_t size = sizeof...(Types);
 };
 

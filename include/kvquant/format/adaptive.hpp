@@ -17,7 +17,10 @@
 
 namespace kvquant {
 
+/// Codes of 1 to 4 bits, the same number for all tokens of a channel, chosen by calibration (`calibrate/allocate.hpp`).
 struct adaptive {
+  ///@{
+  /// As `Format` asks; its range is its channel's.
   static constexpr std::string_view name = "adaptive";
   static constexpr int bits = 4;  ///< of the widest channels; the narrowest have 1
   static constexpr bool fitted = true;
@@ -25,9 +28,11 @@ struct adaptive {
   static constexpr bool by_channel = true;
   using code_type = std::uint8_t;
   using table = level_table<bits>;
+  ///@}
 
   /// 2, 4, 8 or 16 levels. Codes stay below their number.
   static table make_table(std::span<float const> levels) { return make_table(levels, levels); }
+  /// The same with other levels to be read than to be compared with.
   static table make_table(std::span<float const> levels, std::span<float const> decode_levels) {
     constexpr std::size_t most = std::size_t{1} << bits;
     std::size_t const count = levels.size();
@@ -42,8 +47,11 @@ struct adaptive {
     }
     return make_level_table<bits>(encode, decode);
   }
+  ///@{
+  /// As `Format` asks.
   KVQ_HD static constexpr code_type encode(table const& levels, float x) noexcept { return levels.encode(x); }
   KVQ_HD static constexpr float decode(table const& levels, code_type code) noexcept { return levels.decode(code); }
+  ///@}
 };
 static_assert(Format<adaptive>);
 

@@ -57,6 +57,7 @@ concept Format = HasNameAndWidth<F> && HasPlainTypes<F> && HasCodec<F> &&
 /// name it. `F::bits` is the widest then, and a table that of one channel.
 template <class F>
 inline constexpr bool is_by_channel = false;
+/// The same of formats that say so.
 template <class F>
   requires requires { F::by_channel; }
 inline constexpr bool is_by_channel<F> = F::by_channel;

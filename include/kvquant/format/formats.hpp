@@ -17,6 +17,7 @@
 
 namespace kvquant {
 
+/// All datatypes that files may name. A new one is added here.
 using formats = type_list<nuq<2>, nuq<3>, nuq<4>,                                                              //
                           normal_float<2>, normal_float<3>, normal_float<4>,                                   //
                           uniform<2>, uniform<3>, uniform<4>, uniform<5>, uniform<6>, uniform<7>, uniform<8>,  //
@@ -24,11 +25,13 @@ using formats = type_list<nuq<2>, nuq<3>, nuq<4>,                               
 
 /// Names a format at run time; `name` does not own its characters.
 struct format_id {
+  /// `F::name`
   std::string_view name;
   int bits = 0;  ///< 0: channels have widths of their own
   friend constexpr bool operator==(format_id const&, format_id const&) = default;
 };
 
+/// Of a format; those that are `by_channel` have no bits of their own.
 template <Format F>
 inline constexpr format_id format_id_of{F::name, is_by_channel<F> ? 0 : F::bits};
 

@@ -21,6 +21,7 @@ struct int8_grid {
   std::vector<std::int8_t> multiples;  ///< [levels], −limit to limit
   bool holds_all = true;               ///< whether every level is on the grid, as far as single precision can tell
 
+  /// What code `i` reads as.
   float level(std::size_t i) const { return step * static_cast<float>(multiples[i]); }
 };
 

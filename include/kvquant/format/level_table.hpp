@@ -19,6 +19,7 @@ namespace kvquant {
 template <int Bits>
 struct level_table {
   static_assert(Bits >= 1 && Bits <= 8);
+  /// How many.
   static constexpr int levels = 1 << Bits;
 
   float level[levels];         ///< what a code reads as
@@ -33,6 +34,7 @@ struct level_table {
       for (unsigned step = levels / 2; step > 0; step /= 2) code += (x > boundary[code + step - 1]) * step;
     return static_cast<std::uint8_t>(code);
   }
+  /// A load. `code` is below `levels`.
   KVQ_HD constexpr float decode(std::uint8_t code) const noexcept { return level[code]; }
 };
 

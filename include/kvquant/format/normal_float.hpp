@@ -64,8 +64,11 @@ constexpr level_table<Bits> normal_level_table() {
 
 }  // namespace detail
 
+/// Levels at the quantiles of a normal distribution, for any model; zero is one of them. 2 to 4 bits.
 template <int Bits>
 struct normal_float {
+  ///@{
+  /// As `Format` asks.
   static constexpr std::string_view name = "nf";
   static constexpr int bits = Bits;
   static constexpr bool fitted = false;
@@ -79,6 +82,7 @@ struct normal_float {
   }
   KVQ_HD static constexpr code_type encode(table const& levels, float x) noexcept { return levels.encode(x); }
   KVQ_HD static constexpr float decode(table const& levels, code_type code) noexcept { return levels.decode(code); }
+  ///@}
 };
 static_assert(Format<normal_float<4>>);
 

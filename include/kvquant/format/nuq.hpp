@@ -12,8 +12,11 @@
 
 namespace kvquant {
 
+/// Levels by k-means over the model's own values, one table for all channels of a layer's side. 2 to 4 bits.
 template <int Bits>
 struct nuq {
+  ///@{
+  /// As `Format` asks.
   static constexpr std::string_view name = "nuq";
   static constexpr int bits = Bits;
   static constexpr bool fitted = true;
@@ -27,6 +30,7 @@ struct nuq {
   }
   KVQ_HD static constexpr code_type encode(table const& levels, float x) noexcept { return levels.encode(x); }
   KVQ_HD static constexpr float decode(table const& levels, code_type code) noexcept { return levels.decode(code); }
+  ///@}
 };
 static_assert(Format<nuq<3>>);
 

@@ -25,8 +25,11 @@ constexpr level_table<Bits> even_level_table() {
 }
 }  // namespace detail
 
+/// Levels at equal distances: what integers of `Bits` bits can say. 2 to 8 bits.
 template <int Bits>
 struct uniform {
+  ///@{
+  /// As `Format` asks.
   static constexpr std::string_view name = "int";
   static constexpr int bits = Bits;
   static constexpr bool fitted = false;
@@ -40,6 +43,7 @@ struct uniform {
   }
   KVQ_HD static constexpr code_type encode(table const& levels, float x) noexcept { return levels.encode(x); }
   KVQ_HD static constexpr float decode(table const& levels, code_type code) noexcept { return levels.decode(code); }
+  ///@}
 };
 static_assert(Format<uniform<8>>);
 

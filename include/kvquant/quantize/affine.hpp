@@ -9,23 +9,29 @@ namespace kvquant {
 
 /// x = scale · x' + zero. The zero stays floating point: rounded to a code it ruins channels of one sign.
 struct affine {
-  float scale = 1.0f;
-  float zero = 0.0f;
+  float scale = 1.0f;  ///< never 0
+  float zero = 0.0f;   ///< what 0 reads as
 
+  /// To where levels are.
   KVQ_HD constexpr float normalise(float x) const noexcept { return (x - zero) / scale; }
+  /// And back.
   KVQ_HD constexpr float restore(float x) const noexcept { return scale * x + zero; }
 };
 
 /// The range that a channel (keys) or a token (values) is quantized over, as stored: 32 bits.
 struct value_range {
-  half lower;
-  half upper;
+  half lower;  ///< of what is normalised to [−1, 1]
+  half upper;  ///< at least `lower`
 
+  ///@{
+  /// As a float.
   KVQ_HD constexpr float low() const noexcept { return to_float(lower); }
   KVQ_HD constexpr float high() const noexcept { return to_float(upper); }
+  ///@}
 };
 static_assert(sizeof(value_range) == 4);
 
+/// Of binary16.
 inline constexpr float largest_half = 65504.0f;
 
 /// The range of binary16 values nearest to [lower, upper], kept finite. Zeros are +0: which of equal values an order

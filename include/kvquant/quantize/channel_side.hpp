@@ -20,7 +20,7 @@ namespace kvquant {
 /// The tables of a side's channels: one for all, or several, and which of them each channel has.
 template <Format F>
 struct channel_tables {
-  std::vector<typename F::table> tables;
+  std::vector<typename F::table> tables;  ///< at least one
   std::vector<std::uint16_t> table_of{};  ///< [channels], or empty: the first for all
 };
 
@@ -28,7 +28,9 @@ struct channel_tables {
 template <Format F>
 class channel_side {
  public:
+  /// Its datatype.
   using format = F;
+  /// Of one code.
   using code_type = typename F::code_type;
 
   /// `ranges`: [channels], which are taken to [−1, 1], and beyond which a value is an outlier if `keep_outliers`.
@@ -54,29 +56,39 @@ class channel_side {
       channels_.push_back({F::scaled ? affine_of(range) : affine{}, range.low(), range.high()});
     }
   }
+  /// The same with one table for all channels.
   channel_side(std::span<value_range const> ranges, typename F::table const& table, bool keep_outliers,
                char const* what = "keys")
       : channel_side(ranges, channel_tables<F>{{table}, {}}, keep_outliers, what) {}
 
+  /// Of all KV heads.
   std::size_t channels() const { return channels_.size(); }
   /// Of formats with one table for all channels.
   typename F::table const& table() const { return tables_.front(); }
+  /// Of one channel.
   typename F::table const& table(std::size_t channel) const {
     return table_of_.empty() ? tables_.front() : tables_[table_of_[channel]];
   }
+  /// All of them.
   std::vector<typename F::table> const& tables() const { return tables_; }
   /// [channels], which table each has; empty: the first.
   std::vector<std::uint16_t> const& table_of() const { return table_of_; }
+  /// Of all that is read while encoding.
   std::size_t bytes() const {
     return sizeof(*this) + channels_.size() * sizeof(channel_range) + tables_.size() * sizeof(typename F::table) +
            table_of_.size() * sizeof(std::uint16_t);
   }
+  /// From where levels are to where values are.
   affine map(std::size_t channel) const { return channels_[channel].map; }
 
+  ///@{
+  /// One element, without its residual.
   code_type encode(std::size_t channel, float x) const { return F::encode(table(channel), map(channel).normalise(x)); }
   float decode(std::size_t channel, code_type code) const {
     return map(channel).restore(F::decode(table(channel), code));
   }
+  ///@}
+  /// Whether a value lies beyond its channel's range and is to be kept sparse.
   bool is_outlier(std::size_t channel, float x) const {
     return keep_outliers_ && (x < channels_[channel].low || x > channels_[channel].high);
   }
@@ -96,8 +108,11 @@ class channel_side {
 
   /// What `token_side` has: here no token has a range of its own.
   struct selector_type {
+    /// No range.
     value_range select(std::span<float const>) const { return {}; }
   };
+  ///@{
+  /// As `token_side` has it, for code that is written for both.
   selector_type make_selector() const { return {}; }
   affine map(std::size_t channel, affine /*of the token*/) const { return map(channel); }
   code_type encode(std::size_t channel, affine /*of the token*/, float x) const { return encode(channel, x); }
@@ -107,6 +122,7 @@ class channel_side {
     quantize(token, codes, std::forward<Sink>(sink));
     return {};
   }
+  ///@}
 
  private:
   struct channel_range {

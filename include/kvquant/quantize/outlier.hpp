@@ -17,7 +17,7 @@ namespace kvquant {
 /// `residual` = x − x̂ of the dense code, so that a reader may add it or leave it.
 struct outlier {
   std::uint16_t index = 0;  ///< channel within a token, or element within a page
-  half residual;
+  half residual;            ///< what is added to what the code reads as
 };
 static_assert(sizeof(outlier) == 4);
 

@@ -10,20 +10,24 @@ namespace kvquant {
 
 /// Weighted moments of normalised values: Σ w, Σ w x, Σ w x².
 struct moments {
-  double mass = 0, first = 0, second = 0;
+  double mass = 0, first = 0, second = 0;  ///< Σ w, Σ w x, Σ w x²
 
+  /// Counts `x` with `weight`.
   void add(double x, double weight) {
     mass += weight;
     first += weight * x;
     second += weight * x * x;
   }
+  /// As if the other's had been added.
   moments& operator+=(moments const& other) {
     mass += other.mass;
     first += other.first;
     second += other.second;
     return *this;
   }
+  /// 0 where nothing was added.
   double mean() const { return mass > 0 ? first / mass : 0; }
+  /// √(variance); 0 where nothing was added.
   double deviation() const { return mass > 0 ? std::sqrt(std::max(0.0, second / mass - mean() * mean())) : 0; }
   /// Σ w (x − level)².
   double squared_error(double level) const { return std::max(0.0, second - 2 * level * first + level * level * mass); }
@@ -31,10 +35,12 @@ struct moments {
 
 /// c' = scale · c + offset.
 struct q_norm {
-  double scale = 1;
-  double offset = 0;
+  double scale = 1;   ///< a
+  double offset = 0;  ///< b
 
+  /// a · level + b
   double apply(double level) const { return scale * level + offset; }
+  /// Whether it changes nothing.
   bool is_identity() const { return scale == 1 && offset == 0; }
 };
 

@@ -19,20 +19,23 @@ namespace kvquant {
 struct local_layers {
   std::vector<int> layers{};  ///< which, rising; none: every layer sees all tokens
   int window = 0;             ///< tokens that a query sees, the latest ones, its own included
-  rope_config rope{};
+  rope_config rope{};         ///< their rotation; turns the same channels in the same pairs as the others'
 };
 
 /// Run-time values; kernels dispatch on them.
 struct model_shape {
-  int layers = 0;
-  int q_heads = 0;
-  int kv_heads = 0;
-  int head_dim = 0;
-  rope_config rope{};  ///< of the layers that see all tokens
-  local_layers local{};
+  int layers = 0;        ///< at least 1
+  int q_heads = 0;       ///< a multiple of `kv_heads`
+  int kv_heads = 0;      ///< at least 1
+  int head_dim = 0;      ///< channels of a head
+  rope_config rope{};    ///< of the layers that see all tokens
+  local_layers local{};  ///< layers that see a window alone; none by default
 
+  /// Elements of a token's keys, or values, in one layer.
   int kv_channels() const { return kv_heads * head_dim; }
+  /// Whether a layer sees a window alone.
   bool is_local(int layer) const { return std::binary_search(local.layers.begin(), local.layers.end(), layer); }
+  /// The rotation of a layer.
   rope_config const& rope_of(int layer) const { return is_local(layer) ? local.rope : rope; }
   /// Tokens that a query of the layer sees, the latest ones, its own included; 0: all.
   std::size_t window_of(int layer) const { return is_local(layer) ? static_cast<std::size_t>(local.window) : 0; }
@@ -82,10 +85,15 @@ inline void validate(model_shape const& shape) {
 /// section 3.2); after it is for comparison.
 enum class key_space { pre_rope, post_rope };
 
+/// The datatypes of a cache: of its keys, and of its values.
 template <Format K, Format V>
 struct spec {
+  ///@{
+  /// Format of a side.
   using key_format = K;
   using value_format = V;
+  ///@}
+  /// Tokens of a page.
   static constexpr int page_tokens = 64;
 
   /// "nuq3", or "nuq4/nuq2" where keys and values differ.

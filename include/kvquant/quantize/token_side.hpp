@@ -21,12 +21,14 @@ namespace kvquant {
 /// same number of outliers, whatever its ties. Holds scratch: one object per thread.
 class rank_selector {
  public:
+  /// `outlier_fraction` of a token's channels, half at each end. Throws `bad_shape` or `bad_value`.
   rank_selector(std::size_t channels, double outlier_fraction)
       : per_side_(outliers_per_side(outlier_fraction, channels)), order_(channels) {
     require(channels > 0 && channels <= 0x10000, errc::bad_shape, "values: ", channels,
             " channels, expected 1 to 65536");
   }
 
+  /// Of a token.
   std::size_t channels() const { return order_.size(); }
 
   /// The range of the middle, as stored. Order is by value, then by channel. No value of `token` [channels] is NaN.
@@ -50,6 +52,7 @@ class rank_selector {
 
   /// Channels set aside by the last `select`, each rising.
   std::span<std::uint16_t const> smallest() const { return std::span(order_).first(per_side_); }
+  /// Those at the upper end.
   std::span<std::uint16_t const> largest() const { return std::span(order_).last(per_side_); }
 
  private:
@@ -62,28 +65,40 @@ class rank_selector {
 template <Format F>
 class token_side {
  public:
+  /// Its datatype.
   using format = F;
+  /// Of one code.
   using code_type = typename F::code_type;
 
+  /// `outlier_fraction` of a token's channels is kept sparse, half at each end.
   token_side(std::size_t channels, typename F::table const& table, double outlier_fraction)
       : table_(table), selector_(channels, F::scaled ? outlier_fraction : 0) {}
 
+  /// Of a token.
   std::size_t channels() const { return selector_.channels(); }
+  /// Of all that is read while encoding.
   std::size_t bytes() const { return sizeof(*this) + channels() * sizeof(std::uint16_t); }
+  /// For all channels.
   typename F::table const& table() const { return table_; }
 
+  ///@{
+  /// One element by its token's map, without its residual.
   code_type encode(affine map, float x) const { return F::encode(table_, F::scaled ? map.normalise(x) : x); }
   float decode(affine map, code_type code) const {
     float const x = F::decode(table_, code);
     return F::scaled ? map.restore(x) : x;
   }
+  ///@}
 
   /// What `channel_side` has: here all channels are alike.
   using selector_type = rank_selector;
+  ///@{
+  /// As `channel_side` has it, for code that is written for both.
   code_type encode(std::size_t /*channel*/, affine map, float x) const { return encode(map, x); }
   float decode(std::size_t /*channel*/, affine map, code_type code) const { return decode(map, code); }
   typename F::table const& table(std::size_t /*channel*/) const { return table_; }
   affine map(std::size_t /*channel*/, affine map) const { return F::scaled ? map : affine{}; }
+  ///@}
 
   /// One token: `codes` [channels]; `sink(outlier)` for the smallest by rising channel, then the largest. Returns the
   /// token's range, zeros where the format has none. `selector` is a copy of `make_selector()` that no other thread
@@ -101,6 +116,7 @@ class token_side {
     return range;
   }
 
+  /// Scratch of one thread.
   rank_selector make_selector() const { return selector_; }
 
  private:

@@ -17,6 +17,7 @@
 
 namespace kvquant::reference {
 
+/// What attention gives, with what is needed to merge it with that over other tokens.
 struct attention_result {
   matrix out;        ///< [queries, q_heads · head_dim]
   matrix score_max;  ///< [queries, q_heads]: m, the largest scaled score
@@ -34,8 +35,9 @@ inline matrix rotate_rows(matrix x, rope const& rotation, int head_dim, std::spa
 
 /// A sliding window: a query sees `window` latest keys, its own position included, and the first `sinks`. 0: all.
 struct sliding_window {
-  std::int64_t window = 0, sinks = 0;
+  std::int64_t window = 0, sinks = 0;  ///< in tokens
 
+  /// Whether the key at a position is not seen from another.
   bool hides(std::int64_t key, std::int64_t query) const {
     return window != 0 && key >= sinks && key <= query - window;
   }

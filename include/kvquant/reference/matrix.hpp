@@ -9,7 +9,9 @@
 
 namespace kvquant::reference {
 
+/// Double precision: rows are tokens.
 using matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+/// Of levels.
 using vector = Eigen::VectorXd;
 
 /// The view's elements, widened.

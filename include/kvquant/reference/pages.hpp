@@ -19,7 +19,7 @@ namespace kvquant::reference {
 
 /// Keys and values, [tokens, channels] each; keys before RoPE.
 struct keys_and_values {
-  matrix k, v;
+  matrix k, v;  ///< [tokens, channels]
 };
 
 /// One page of KV head `head`: [page_tokens, head_dim], residuals added.

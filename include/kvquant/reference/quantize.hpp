@@ -20,16 +20,16 @@ namespace kvquant::reference {
 
 /// A value kept sparse: what the dense code misses, as it reads from binary16.
 struct sparse_residual {
-  Eigen::Index token, channel;
-  double residual;
+  Eigen::Index token, channel;  ///< where it stands
+  double residual;              ///< x − x̂, rounded to binary16
 };
 
 /// Keys or values of one layer as a cache holds them.
 struct coded_matrix {
-  Eigen::MatrixXi codes;  ///< [tokens, channels]
-  matrix scale, zero;     ///< [1, channels] for keys, [tokens, 1] for values
-  vector decode_levels;   ///< [2^bits]
-  std::vector<sparse_residual> outliers;
+  Eigen::MatrixXi codes;                  ///< [tokens, channels]
+  matrix scale, zero;                     ///< [1, channels] for keys, [tokens, 1] for values
+  vector decode_levels;                   ///< [2^bits]
+  std::vector<sparse_residual> outliers;  ///< in any order
 
   /// x̂ = scale · level[code] + zero, without the outliers' residuals.
   matrix dense() const {
@@ -42,6 +42,7 @@ struct coded_matrix {
     return out;
   }
 
+  /// X̂ with the residuals of the outliers: what a cache reads as.
   matrix reconstruct() const {
     matrix out = dense();
     for (sparse_residual const& it : outliers) out(it.token, it.channel) += it.residual;

@@ -31,15 +31,16 @@ namespace kvquant {
 /// Cosine and sine of every pair at one position, the attention factor included: [rotary_dim / 2] each.
 template <std::floating_point T>
 struct rope_angles {
-  std::span<T const> cos;
-  std::span<T const> sin;
+  std::span<T const> cos;  ///< [rotary_dim / 2]
+  std::span<T const> sin;  ///< [rotary_dim / 2]
 };
 
 /// The two channels of a head that RoPE turns together; those that it does not turn are paired with their neighbours.
 struct channel_pair {
-  std::size_t first, second;
+  std::size_t first, second;  ///< of a head
 };
 
+/// Pair number `pair`, from 0 to head_dim / 2 − 1.
 constexpr channel_pair pair_of(rope_pairing pairing, std::size_t rotary_dim, std::size_t pair) {
   std::size_t const turned = rotary_dim / 2;
   if (pair < turned && pairing == rope_pairing::half_split) return {pair, pair + turned};
@@ -50,10 +51,13 @@ constexpr channel_pair pair_of(rope_pairing pairing, std::size_t rotary_dim, std
 template <std::floating_point T>
 class rope_angle_table {
  public:
+  /// Zeros; `rope::angle_table` fills it.
   rope_angle_table(std::int64_t first, std::size_t count, std::size_t pairs)
       : first_(first), count_(count), pairs_(pairs), cos_(count * pairs), sin_(count * pairs) {}
 
+  /// Position of the first row.
   std::int64_t first() const { return first_; }
+  /// Positions.
   std::size_t count() const { return count_; }
   /// rotary_dim / 2
   std::size_t pairs() const { return pairs_; }
@@ -65,6 +69,7 @@ class rope_angle_table {
   }
   /// [count][pairs]
   std::span<T const> cos() const { return cos_; }
+  /// [count][pairs]
   std::span<T const> sin() const { return sin_; }
 
  private:
@@ -75,6 +80,7 @@ class rope_angle_table {
   std::vector<T> cos_, sin_;
 };
 
+/// Rotary position embedding (arXiv 2104.09864) of one head, with the scalings that models were published with.
 class rope {
  public:
   /// Positions from −max_position to max_position; differences of positions are positions too.
@@ -83,9 +89,11 @@ class rope {
   /// Throws `bad_shape` or `bad_value` naming the member of `config` that cannot be.
   rope(rope_config const& config, int head_dim);
 
+  /// Channels of a head.
   int head_dim() const { return head_dim_; }
   /// Channels that are rotated: the first ones of a head. 0 where there is no rotation.
   int rotary_dim() const { return 2 * static_cast<int>(inverse_frequencies_.size()); }
+  /// Which channels turn together.
   rope_pairing pairing() const { return pairing_; }
 
   /// Radians per token, scaling included: [rotary_dim / 2]
@@ -106,6 +114,7 @@ class rope {
   void rotate(std::span<T> head, std::int64_t position) const {
     rotate(head, angle_table<T>(position, 1)[0]);
   }
+  /// The same by angles of a table.
   template <std::floating_point T>
   void rotate(std::span<T> head, rope_angles<T> angles) const {
     turn(head, angles, T{1});
@@ -117,6 +126,7 @@ class rope {
   void rotate_back(std::span<T> head, std::int64_t position) const {
     rotate_back(head, angle_table<T>(position, 1)[0]);
   }
+  /// The same by angles of a table.
   template <std::floating_point T>
   void rotate_back(std::span<T> head, rope_angles<T> angles) const {
     turn(head, angles, T{-1});
