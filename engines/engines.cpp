@@ -38,14 +38,15 @@ support supports(std::string_view backend, artifact_info const& artifact) {
   return found;
 }
 
-std::unique_ptr<engine> make_engine(std::string_view backend, std::filesystem::path const& artifact,
+std::unique_ptr<engine> make_engine(std::string_view backend, any_artifact const& artifact,
                                     cache_options const& options) {
   return make_engine<backends>(backend, artifact, options);
 }
 
-std::unique_ptr<engine> make_engine(std::string_view backend, artifact<passthrough_spec> const& exact,
+std::unique_ptr<engine> make_engine(std::string_view backend, std::filesystem::path const& artifact,
                                     cache_options const& options) {
-  return make_engine<backends>(backend, exact, options);
+  visit_backend<backends>(backend, [](auto) {});  // a name that is none is refused before the file is read
+  return make_engine<backends>(backend, load_any_artifact(artifact), options);
 }
 
 }  // namespace kvquant

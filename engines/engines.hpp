@@ -8,7 +8,7 @@
 #include <string_view>
 
 #include "kvquant/attend/backend.hpp"
-#include "kvquant/calibrate/passthrough_artifact.hpp"
+#include "kvquant/calibrate/any_artifact.hpp"
 #include "kvquant/engine.hpp"
 
 namespace kvquant {
@@ -22,13 +22,12 @@ std::string_view default_backend();
 /// What that backend lacks for the caches of an artifact. Throws `unsupported` for a name that is not among the names.
 support supports(std::string_view backend, artifact_info const& artifact);
 
-/// The cache that an artifact file describes. Throws `bad_file` or `bad_format` for what is no artifact, `unsupported`
-/// naming what the backend lacks.
-std::unique_ptr<engine> make_engine(std::string_view backend, std::filesystem::path const& artifact,
+/// The cache that an artifact describes. Throws `unsupported` naming what the backend lacks.
+std::unique_ptr<engine> make_engine(std::string_view backend, any_artifact const& artifact,
                                     cache_options const& options);
 
-/// A cache in binary16 throughout; see `make_passthrough_artifact`.
-std::unique_ptr<engine> make_engine(std::string_view backend, artifact<passthrough_spec> const& exact,
+/// The same for the artifact of a file. Throws `bad_file` or `bad_format` for what is no artifact.
+std::unique_ptr<engine> make_engine(std::string_view backend, std::filesystem::path const& artifact,
                                     cache_options const& options);
 
 }  // namespace kvquant

@@ -16,7 +16,8 @@
 #include "kvquant/attend/backend.hpp"
 #include "kvquant/cache/cache_io.hpp"
 #include "kvquant/cache/kv_cache.hpp"
-#include "kvquant/calibrate/artifact_io.hpp"
+#include "kvquant/cache/read_tokens.hpp"
+#include "kvquant/calibrate/any_artifact.hpp"
 #include "kvquant/core/type_list.hpp"
 
 namespace kvquant {
@@ -32,8 +33,11 @@ class engine_sequence {
   virtual void append_and_attend(int layer, view2d<float const> k, view2d<float const> v, view2d<float const> q,
                                  view2d<float> out, attend_options const& options, executor_ref executor) = 0;
   virtual std::unique_ptr<engine_sequence> fork() const = 0;
+  virtual void reserve(std::size_t tokens) = 0;
   virtual void truncate(std::size_t tokens) = 0;
   virtual void drop(std::size_t first, std::size_t count) = 0;
+  /// `read_tokens`: what a layer holds of the tokens from `first` on.
+  virtual void read(int layer, std::size_t first, view2d<float> k, view2d<float> v) const = 0;
   virtual byte_report bytes() const = 0;
   virtual void save(std::filesystem::path const& path) const = 0;
 };
@@ -54,6 +58,10 @@ class engine {
 
   virtual std::string_view backend() const = 0;
   virtual artifact_info const& info() const = 0;
+  virtual std::size_t sinks() const = 0;
+  virtual std::size_t recent_pages() const = 0;
+  /// Pages that no sequence has, each of all KV heads of a layer.
+  virtual std::size_t free_blocks() const = 0;
   virtual std::unique_ptr<engine_sequence> open(std::size_t expected_tokens = 0) = 0;
   virtual std::unique_ptr<engine_sequence> load(std::filesystem::path const& path) = 0;
   /// Throws `bad_value` for a sequence that is not one of this engine.
@@ -73,6 +81,9 @@ class engine_of final : public engine {
 
   std::string_view backend() const override { return B::name; }
   artifact_info const& info() const override { return cache_.info(); }
+  std::size_t sinks() const override { return cache_.sinks(); }
+  std::size_t recent_pages() const override { return cache_.recent_pages(); }
+  std::size_t free_blocks() const override { return cache_.free_blocks(); }
   std::unique_ptr<engine_sequence> open(std::size_t expected_tokens) override {
     return wrap(cache_.open(expected_tokens));
   }
@@ -116,8 +127,12 @@ class engine_of final : public engine {
       attend_as_decoded(engine_.cache_, engine_.attention_, tokens_, layer, k, v, q, out, options, executor);
     }
     std::unique_ptr<engine_sequence> fork() const override { return engine_.wrap(engine_.cache_.fork(tokens_)); }
+    void reserve(std::size_t tokens) override { engine_.cache_.reserve(tokens_, tokens); }
     void truncate(std::size_t tokens) override { engine_.cache_.truncate(tokens_, tokens); }
     void drop(std::size_t first, std::size_t count) override { engine_.cache_.drop(tokens_, first, count); }
+    void read(int layer, std::size_t first, view2d<float> k, view2d<float> v) const override {
+      read_tokens(engine_.cache_, tokens_, layer, first, k, v);
+    }
     byte_report bytes() const override { return engine_.cache_.bytes(tokens_); }
     void save(std::filesystem::path const& path) const override { save_sequence(engine_.cache_, tokens_, path); }
 
@@ -162,21 +177,13 @@ void visit_backend(std::string_view name, F&& f) {
   throw error{errc::unsupported, text("backend \"", name, "\", expected one of ", known)};
 }
 
-/// `make_engine<B>` of the backend in `Backends` with that name. Throws what `visit_backend` throws.
-template <class Backends, Spec S>
-std::unique_ptr<engine> make_engine(std::string_view backend, artifact<S> const& it, cache_options const& options) {
-  std::unique_ptr<engine> made;
-  visit_backend<Backends>(backend, [&]<class B>(std::type_identity<B>) { made = make_engine<B>(it, options); });
-  return made;
-}
-
-/// The same for the artifact of a file. Throws `bad_file` or `bad_format` for what is no artifact.
+/// `make_engine<B>` of the backend in `Backends` with that name. Throws what `visit_backend` throws, and `bad_format` for
+/// an artifact of none of `specs`.
 template <class Backends>
-std::unique_ptr<engine> make_engine(std::string_view backend, std::filesystem::path const& artifact_path,
-                                    cache_options const& options) {
+std::unique_ptr<engine> make_engine(std::string_view backend, any_artifact const& it, cache_options const& options) {
   std::unique_ptr<engine> made;
   visit_backend<Backends>(backend, [&]<class B>(std::type_identity<B>) {
-    visit_artifact(artifact_path, [&](auto const& it) { made = make_engine<B>(it, options); });
+    visit_artifact(it, [&](auto const& typed) { made = make_engine<B>(typed, options); });
   });
   return made;
 }

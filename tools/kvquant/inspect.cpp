@@ -13,7 +13,7 @@
 #include "kvquant/calibrate/statistics_io.hpp"
 #include "kvquant/core/error.hpp"
 #include "kvquant/format/int8_grid.hpp"
-#include "runtime/artifact_label.hpp"
+#include "engines/artifact_label.hpp"
 #include "runtime/mapped_file.hpp"
 #include "tools/kvquant/common.hpp"
 
@@ -200,7 +200,7 @@ void inspect_artifact(inspect_options const& options, safetensors_file const& fi
   show(options, rows,
        {{"kind", "artifact"},
         {"hash", info.hash},
-        {"label", runtime::label_of(info)},
+        {"label", label_of(info)},
         {"info", info},
         {"key_levels", key_levels},
         {"value_levels", value_levels},
