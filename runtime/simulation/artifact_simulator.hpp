@@ -47,9 +47,7 @@ class artifact_simulator final : public simulator {
   static constexpr std::uint64_t outlier_bits = 8 * sizeof(outlier), range_bits = 8 * sizeof(value_range),
                                  exact_bits = 16;
 
-  void round_keys(key_side<key_format> const& side, view2d<float> k) {
-    round_rows(side, k, key_format::bits, 0);
-  }
+  void round_keys(key_side<key_format> const& side, view2d<float> k) { round_rows(side, k, key_format::bits, 0); }
   void round_values(value_side<value_format> const& side, view2d<float> v) {
     round_rows(side, v, value_format::bits,
                value_format::scaled && !is_by_channel<value_format> ? range_bits : std::uint64_t{0});

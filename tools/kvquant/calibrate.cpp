@@ -193,9 +193,7 @@ any_artifact fit_with_q_norm(calibrate_options const& options, calibration const
   std::string const spec = spec_name(options, bits);
   any_artifact plain = fit(spec, from.saved.statistics, how);
   bool narrow = false;
-  visit_spec(spec, [&]<class S>(std::type_identity<S>) {
-    narrow = S::key_format::fitted && S::key_format::bits <= 2;
-  });
+  visit_spec(spec, [&]<class S>(std::type_identity<S>) { narrow = S::key_format::fitted && S::key_format::bits <= 2; });
   if (options.q_norm != q_norm_choice::automatic || !narrow || from.model == nullptr) return plain;
   how.q_norm = true;
   any_artifact normed = fit(spec, from.saved.statistics, how);

@@ -8,8 +8,8 @@
 #include <optional>
 #include <utility>
 
-#include "kvquant/core/error.hpp"
 #include "engines/artifact_label.hpp"
+#include "kvquant/core/error.hpp"
 #include "runtime/cache_engine.hpp"
 #include "runtime/scoring.hpp"
 #include "runtime/simulation/artifact_simulator.hpp"

@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "kvquant/core/error.hpp"
 #include "engines/artifact_label.hpp"
+#include "kvquant/core/error.hpp"
 #include "runtime/cache_engine.hpp"
 #include "runtime/chat_template.hpp"
 #include "runtime/sampler.hpp"

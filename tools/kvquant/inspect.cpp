@@ -8,12 +8,12 @@
 #include <memory>
 #include <numeric>
 
+#include "engines/artifact_label.hpp"
 #include "kvquant/cache/cache_io.hpp"
 #include "kvquant/calibrate/artifact_io.hpp"
 #include "kvquant/calibrate/statistics_io.hpp"
 #include "kvquant/core/error.hpp"
 #include "kvquant/format/int8_grid.hpp"
-#include "engines/artifact_label.hpp"
 #include "runtime/mapped_file.hpp"
 #include "tools/kvquant/common.hpp"
 

@@ -7,9 +7,9 @@
 #include <map>
 #include <utility>
 
+#include "engines/artifact_label.hpp"
 #include "kvquant/core/config.hpp"
 #include "kvquant/core/error.hpp"
-#include "engines/artifact_label.hpp"
 #include "runtime/simulation/baselines.hpp"
 #include "tools/kvquant/evaluated_cache.hpp"
 #include "tools/tasks/passkey.hpp"

@@ -110,6 +110,13 @@ def _encode(characters: object, encoding: object = "latin1") -> bytes:
     return characters.encode("latin1")
 
 
+def _no_bytes(*contents: object) -> bytes:
+    """How protocols below 3 write bytes that are empty."""
+    if contents:
+        raise _refuse("bytes by a call")
+    return b""
+
+
 def _tensor(storage: object, offset: object, size: object, stride: object, *_: object) -> NDArray[Any]:
     if not isinstance(storage, _Storage) or type(offset) is not int or offset < 0:
         raise _refuse("a tensor without its numbers")
@@ -190,6 +197,7 @@ def _names() -> dict[tuple[str, str], Callable[[], _Name]]:
         ("numpy", "dtype"): _Type,
         ("numpy", "ndarray"): None,
         ("_codecs", "encode"): _encode,
+        ("__builtin__", "bytes"): _no_bytes,
         ("collections", "OrderedDict"): _ordered,
         ("torch._utils", "_rebuild_tensor_v2"): _tensor,
         ("torch._utils", "_rebuild_tensor"): _tensor,

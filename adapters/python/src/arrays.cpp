@@ -61,8 +61,7 @@ Array borrow_array(nb::handle given, char const* name) {
   Array array;
   if (!nb::try_cast(given, array)) {
     std::string const type = nb::type_name(given.type()).c_str();
-    bool const tracked =
-        nb::hasattr(given, "requires_grad") && nb::cast<bool>(nb::bool_(given.attr("requires_grad")));
+    bool const tracked = nb::hasattr(given, "requires_grad") && nb::cast<bool>(nb::bool_(given.attr("requires_grad")));
     if (tracked) wrong_value(text(name, ": a ", type, " that requires a gradient, expected it after .detach()"));
     wrong_type(text(name, ": a ", type, ", expected an array that can be ", Array::ReadOnly ? "read" : "written",
                     " through DLPack or the buffer protocol, of NumPy or torch, say"));
@@ -85,8 +84,8 @@ std::pair<std::size_t, std::size_t> rows_of(Array const& array, row_shape const&
   auto const fits = [&](std::size_t dimension, std::int64_t stride) {
     return shape[dimension] <= 1 || array.stride(dimension) == stride;
   };
-  bool const dense = shape[0] == 0 ||
-                     (flat ? fits(1, 1) : fits(2, 1) && fits(1, static_cast<std::int64_t>(expected.head_dim)));
+  bool const dense =
+      shape[0] == 0 || (flat ? fits(1, 1) : fits(2, 1) && fits(1, static_cast<std::int64_t>(expected.head_dim)));
   bool const apart = shape[0] <= 1 || array.stride(0) >= channels;
   if (!dense || !apart)
     wrong_value(text(expected.name, ": shape ", to_string(shape), " with strides ", strides_of(array),
@@ -98,8 +97,7 @@ std::pair<std::size_t, std::size_t> rows_of(Array const& array, row_shape const&
 template <class T>
 T* data_of(void* data, std::uint64_t byte_offset, char const* name) {
   auto const address = reinterpret_cast<std::uintptr_t>(data) + byte_offset;
-  if (address % alignof(T) != 0)
-    wrong_value(text(name, ": memory at an address that is no multiple of ", alignof(T)));
+  if (address % alignof(T) != 0) wrong_value(text(name, ": memory at an address that is no multiple of ", alignof(T)));
   return reinterpret_cast<T*>(address);
 }
 

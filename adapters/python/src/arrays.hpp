@@ -55,9 +55,7 @@ class new_array {
     data_ = memory.release();
   }
   T* data() const { return data_; }
-  nb::object python() const {
-    return nb::cast(nb::ndarray<nb::numpy, T>(data_, shape_.size(), shape_.data(), owner_));
-  }
+  nb::object python() const { return nb::cast(nb::ndarray<nb::numpy, T>(data_, shape_.size(), shape_.data(), owner_)); }
 
  private:
   std::vector<std::size_t> shape_;

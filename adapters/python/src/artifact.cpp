@@ -79,9 +79,10 @@ std::pair<nb::object, nb::object> round_trip(any_artifact const& it, int layer, 
 struct given_levels {
   std::vector<float> levels, decode_levels;  // [layers, 2^bits]
   std::size_t count = 0;
+  bool alike;  // codes read as what they are found by
 
   given_levels(nb::handle encode, nb::handle decode, char const* name, std::size_t layers, std::size_t per_layer)
-      : levels(read_array(encode, name, {layers, per_layer})), count(per_layer) {
+      : levels(read_array(encode, name, {layers, per_layer})), count(per_layer), alike(decode.is_none()) {
     decode_levels = decode.is_none() ? levels : read_array(decode, name, {layers, per_layer});
   }
   codebook of(std::size_t layer, int grid_limit, bool int8_levels) const {
@@ -91,6 +92,7 @@ struct given_levels {
     };
     codebook book{cut(levels), cut(decode_levels), {}, 0, 0, 0};
     if (int8_levels) snap_to_int8_grid(book.decode_levels, grid_limit);
+    if (alike) book.levels = book.decode_levels;
     return book;
   }
 };
@@ -119,8 +121,11 @@ any_artifact from_codebooks(model_shape const& shape, int bits, nb::handle key_r
                .origin = origin,
                .hash = {}};
   for (std::size_t layer = 0; layer < layers; ++layer) {
-    layer_artifact one{{}, k.of(layer, key_grid_limit, int8_levels), v.of(layer, value_grid_limit, int8_levels),
-                       std::vector<float>(channels), std::vector<float>(channels)};
+    layer_artifact one{{},
+                       k.of(layer, key_grid_limit, int8_levels),
+                       v.of(layer, value_grid_limit, int8_levels),
+                       std::vector<float>(channels),
+                       std::vector<float>(channels)};
     for (std::size_t channel = 0; channel < channels; ++channel) {
       float const* const range = ranges.data() + 2 * (layer * channels + channel);
       one.key_ranges.push_back(make_range(range[0], range[1]));
@@ -168,28 +173,35 @@ void bind_making(nb::class_<any_artifact>& artifact) {
 
 void bind_facts(nb::class_<any_artifact>& artifact) {
   artifact
-      .def_prop_ro("spec", [](any_artifact const& it) { return it.info.spec; }, "\"nuq3\", \"adaptive\", \"f16\"")
-      .def_prop_ro("label", [](any_artifact const& it) { return label_of(it.info); },
-                   "\"nuq3-1%\", with what differs from the defaults.")
+      .def_prop_ro(
+          "spec", [](any_artifact const& it) { return it.info.spec; }, "\"nuq3\", \"adaptive\", \"f16\"")
+      .def_prop_ro(
+          "label", [](any_artifact const& it) { return label_of(it.info); },
+          "\"nuq3-1%\", with what differs from the defaults.")
       .def_prop_ro("shape", [](any_artifact const& it) { return it.info.shape; })
       .def_prop_ro("origin", [](any_artifact const& it) { return it.info.origin; })
-      .def_prop_ro("hash", [](any_artifact const& it) { return it.info.hash; },
-                   "Of the file's content; empty until saved or loaded.")
-      .def_prop_ro("sinks", [](any_artifact const& it) { return it.info.sinks; }, "First tokens that stay exact.")
-      .def_prop_ro("keys", [](any_artifact const& it) { return std::string(to_string(it.info.keys)); },
-                   "Where keys are quantized: \"pre_rope\" or \"post_rope\".")
-      .def_prop_ro("weights", [](any_artifact const& it) { return std::string(to_string(it.info.weights)); },
-                   "By what a value counted in the fit.")
+      .def_prop_ro(
+          "hash", [](any_artifact const& it) { return it.info.hash; },
+          "Of the file's content; empty until saved or loaded.")
+      .def_prop_ro(
+          "sinks", [](any_artifact const& it) { return it.info.sinks; }, "First tokens that stay exact.")
+      .def_prop_ro(
+          "keys", [](any_artifact const& it) { return std::string(to_string(it.info.keys)); },
+          "Where keys are quantized: \"pre_rope\" or \"post_rope\".")
+      .def_prop_ro(
+          "weights", [](any_artifact const& it) { return std::string(to_string(it.info.weights)); },
+          "By what a value counted in the fit.")
       .def_prop_ro("q_norm", [](any_artifact const& it) { return it.info.q_norm; })
-      .def_prop_ro("outliers",
-                   [](any_artifact const& it) {
-                     return std::pair(it.info.outlier_fraction_k, it.info.outlier_fraction_v);
-                   },
-                   "Fractions of keys and of values that are kept sparse.")
-      .def_prop_ro("bits", [](any_artifact const& it) { return bits_per_element(it.info); },
-                   "Bits of an element of a whole page: codes, ranges, slots and padding.")
-      .def_prop_ro("code_bits", [](any_artifact const& it) { return code_bits(it.info); },
-                   "Bits of a key's and of a value's code alone.")
+      .def_prop_ro(
+          "outliers",
+          [](any_artifact const& it) { return std::pair(it.info.outlier_fraction_k, it.info.outlier_fraction_v); },
+          "Fractions of keys and of values that are kept sparse.")
+      .def_prop_ro(
+          "bits", [](any_artifact const& it) { return bits_per_element(it.info); },
+          "Bits of an element of a whole page: codes, ranges, slots and padding.")
+      .def_prop_ro(
+          "code_bits", [](any_artifact const& it) { return code_bits(it.info); },
+          "Bits of a key's and of a value's code alone.")
       .def("__repr__", [](any_artifact const& it) {
         return text("<kvquant.Artifact ", label_of(it.info), ", ", it.info.shape.layers, " layers x ",
                     it.info.shape.kv_heads, " KV heads x ", it.info.shape.head_dim, ">");
@@ -204,22 +216,27 @@ void bind_artifact(nb::module_& module) {
   bind_making(artifact);
   bind_facts(artifact);
   artifact
-      .def("supports", [](any_artifact const& it, std::string const& name) { return bool{supports(name, it.info)}; },
-           "backend"_a, "Whether that backend can have caches of it.")
-      .def("missing", [](any_artifact const& it, std::string const& name) { return supports(name, it.info).missing; },
-           "backend"_a, "What that backend lacks for it; empty if nothing.")
-      .def("require_made_for",
-           [](any_artifact const& it, std::string const& name, std::string const& hash, model_shape const& shape) {
-             require_made_for(it.info, name, hash, shape);
-           },
-           "model_name"_a, "model_hash"_a, "shape"_a, "Raises Error unless it was made for that model.")
-      .def("key_ranges",
-           [](any_artifact const& it, int layer) { return ranges_to_numpy(layer_of(it, layer).key_ranges); }, "layer"_a,
-           nb::sig("def key_ranges(self, layer: int) -> NDArray[numpy.float32]"),
-           "[kv_channels, 2]: lower and upper bound of each key channel.")
+      .def(
+          "supports", [](any_artifact const& it, std::string const& name) { return bool{supports(name, it.info)}; },
+          "backend"_a, "Whether that backend can have caches of it.")
+      .def(
+          "missing", [](any_artifact const& it, std::string const& name) { return supports(name, it.info).missing; },
+          "backend"_a, "What that backend lacks for it; empty if nothing.")
+      .def(
+          "require_made_for",
+          [](any_artifact const& it, std::string const& name, std::string const& hash, model_shape const& shape) {
+            require_made_for(it.info, name, hash, shape);
+          },
+          "model_name"_a, "model_hash"_a, "shape"_a, "Raises Error unless it was made for that model.")
+      .def(
+          "key_ranges",
+          [](any_artifact const& it, int layer) { return ranges_to_numpy(layer_of(it, layer).key_ranges); }, "layer"_a,
+          nb::sig("def key_ranges(self, layer: int) -> NDArray[numpy.float32]"),
+          "[kv_channels, 2]: lower and upper bound of each key channel.")
       .def("levels", &levels_of, "layer"_a, "side"_a, "encode"_a = false,
            nb::sig("def levels(self, layer: int, side: str, encode: bool = False) -> NDArray[numpy.float32]"),
-           "[2**bits]: what the codes of side \"key\" or \"value\" read as, in [-1, 1] of their range; with encode, what "
+           "[2**bits]: what the codes of side \"key\" or \"value\" read as, in [-1, 1] of their range; with encode, "
+           "what "
            "values are compared with. Empty where levels are part of the format or channels have their own.")
       .def("sensitivity", &sensitivity_of, "layer"_a, "side"_a,
            nb::sig("def sensitivity(self, layer: int, side: str) -> NDArray[numpy.float32]"),

@@ -239,8 +239,9 @@ void bind_opening(nb::class_<cache_handle>& cache) {
           [](cache_handle* self, nb::object const& artifact, std::optional<std::string> const& backend,
              std::size_t max_tokens, std::size_t max_sequences, std::optional<int> sinks, int recent_pages,
              int rewind_tokens, int threads) {
-            new (self) cache_handle(open_cache(artifact_from(artifact), backend,
-                                               {max_tokens, max_sequences, sinks, recent_pages, rewind_tokens, threads}));
+            new (self)
+                cache_handle(open_cache(artifact_from(artifact), backend,
+                                        {max_tokens, max_sequences, sinks, recent_pages, rewind_tokens, threads}));
           },
           "artifact"_a, "backend"_a = nb::none(), nb::kw_only(), "max_tokens"_a, "max_sequences"_a = 0,
           "sinks"_a = nb::none(), "recent_pages"_a = 0, "rewind_tokens"_a = 64, "threads"_a = 0,
@@ -249,7 +250,8 @@ void bind_opening(nb::class_<cache_handle>& cache) {
                   "rewind_tokens: int = 64, threads: int = 0) -> None"),
           "artifact: one, or the path of one. backend: one of backends(), the fastest if not given. max_tokens: that "
           "pages have room for, of all sequences together. max_sequences: at a time, if it is known; models with local "
-          "layers need less then. sinks: first tokens that stay exact; the artifact's if not given. recent_pages: whole "
+          "layers need less then. sinks: first tokens that stay exact; the artifact's if not given. recent_pages: "
+          "whole "
           "pages of 64 latest tokens that stay exact beside the one being filled. rewind_tokens: by which truncate can "
           "go back where layers are local. threads: 0 for one of each core.")
       .def_static(
@@ -265,8 +267,7 @@ void bind_opening(nb::class_<cache_handle>& cache) {
           "open",
           [](cache_handle const& self, std::size_t expected_tokens) {
             nb::gil_scoped_release const released;
-            return adopt(self.state, self.info,
-                         self.state->use([&](engine& it) { return it.open(expected_tokens); }));
+            return adopt(self.state, self.info, self.state->use([&](engine& it) { return it.open(expected_tokens); }));
           },
           "expected_tokens"_a = 0, "An empty sequence, with page tables for as many tokens.")
       .def(
@@ -279,20 +280,22 @@ void bind_opening(nb::class_<cache_handle>& cache) {
 }
 
 void bind_cache_facts(nb::class_<cache_handle>& cache) {
-  cache
-      .def_prop_ro("backend", [](cache_handle const& it) { return it.backend; })
+  cache.def_prop_ro("backend", [](cache_handle const& it) { return it.backend; })
       .def_prop_ro("shape", [](cache_handle const& it) { return it.info.shape; })
       .def_prop_ro("spec", [](cache_handle const& it) { return it.info.spec; })
       .def_prop_ro("label", [](cache_handle const& it) { return label_of(it.info); })
       .def_prop_ro("origin", [](cache_handle const& it) { return it.info.origin; })
-      .def_prop_ro("sinks", [](cache_handle const& it) { return call(it, [](engine& of) { return of.sinks(); }); },
-                   "First tokens that stay exact.")
-      .def("bytes", [](cache_handle const& it) { return to_dict(call(it, [](engine& of) { return of.bytes(); })); },
-           nb::sig("def bytes(self) -> dict[str, int]"),
-           "Bytes allocated for pages and tables, by what they are for; of sequences see Sequence.bytes.")
-      .def("clamps", [](cache_handle const& it) { return to_dict(call(it, [](engine& of) { return of.clamps(); })); },
-           nb::sig("def clamps(self) -> dict[str, int]"),
-           "Of `adaptive`: values sealed so far, and how many of them lay beyond what calibration had seen.")
+      .def_prop_ro(
+          "sinks", [](cache_handle const& it) { return call(it, [](engine& of) { return of.sinks(); }); },
+          "First tokens that stay exact.")
+      .def(
+          "bytes", [](cache_handle const& it) { return to_dict(call(it, [](engine& of) { return of.bytes(); })); },
+          nb::sig("def bytes(self) -> dict[str, int]"),
+          "Bytes allocated for pages and tables, by what they are for; of sequences see Sequence.bytes.")
+      .def(
+          "clamps", [](cache_handle const& it) { return to_dict(call(it, [](engine& of) { return of.clamps(); })); },
+          nb::sig("def clamps(self) -> dict[str, int]"),
+          "Of `adaptive`: values sealed so far, and how many of them lay beyond what calibration had seen.")
       .def_prop_ro("closed", [](cache_handle const& it) { return it.state->is_closed(); })
       .def(
           "close",
@@ -301,7 +304,8 @@ void bind_cache_facts(nb::class_<cache_handle>& cache) {
             it.state->close();
           },
           "Frees all memory, the sequences' too; waits for calls in progress. Later use raises ValueError.")
-      .def("__enter__", [](cache_handle& it) -> cache_handle& { return it; }, nb::rv_policy::reference)
+      .def(
+          "__enter__", [](cache_handle& it) -> cache_handle& { return it; }, nb::rv_policy::reference)
       .def(
           "__exit__",
           [](cache_handle const& it, nb::args const&) {
@@ -310,7 +314,8 @@ void bind_cache_facts(nb::class_<cache_handle>& cache) {
           },
           nb::sig("def __exit__(self, *exception: object) -> None"))
       .def("__repr__", [](cache_handle const& it) {
-        return text("<kvquant.Cache ", label_of(it.info), " on ", it.backend, it.state->is_closed() ? ", closed>" : ">");
+        return text("<kvquant.Cache ", label_of(it.info), " on ", it.backend,
+                    it.state->is_closed() ? ", closed>" : ">");
       });
 }
 
@@ -320,17 +325,18 @@ void bind_attending(nb::class_<sequence_handle>& sequence) {
            nb::sig("def append(self, layer: int, k: Array, v: Array) -> None"),
            "Appends tokens to one layer: k (before RoPE) and v, [tokens, kv_heads, head_dim] or [tokens, kv_channels]. "
            "Where it raises, the sequence is as it was.")
-      .def("attend", &attend, "layer"_a, "q"_a, "out"_a.none() = nb::none(), nb::kw_only(), "rotated"_a = false,
-           "window"_a = 0, "softmax_scale"_a = 0.0f, "sums"_a = false,
-           nb::sig("def attend(self, layer: int, q: Array, out: NDArray[numpy.float32] | None = None, *, "
-                   "rotated: bool = False, window: int = 0, softmax_scale: float = 0.0, sums: bool = False) -> "
-                   "NDArray[numpy.float32] | tuple[NDArray[numpy.float32], NDArray[numpy.float32], "
-                   "NDArray[numpy.float32]]"),
-           "Attention from the sequence's last tokens: q [queries, q_heads, head_dim] or [queries, q_heads * head_dim], "
-           "before RoPE unless rotated. Query i stands at position tokens - queries + i and sees what stands up to "
-           "there. window: latest tokens that a query sees, itself included, beside the sinks; 0: all. softmax_scale: "
-           "of q . k, 0 for 1 / sqrt(head_dim). Returns float32 of q's shape, or out; with sums also the greatest score "
-           "and the sum of exp(score - greatest), [queries, q_heads] each.")
+      .def(
+          "attend", &attend, "layer"_a, "q"_a, "out"_a.none() = nb::none(), nb::kw_only(), "rotated"_a = false,
+          "window"_a = 0, "softmax_scale"_a = 0.0f, "sums"_a = false,
+          nb::sig("def attend(self, layer: int, q: Array, out: NDArray[numpy.float32] | None = None, *, "
+                  "rotated: bool = False, window: int = 0, softmax_scale: float = 0.0, sums: bool = False) -> "
+                  "NDArray[numpy.float32] | tuple[NDArray[numpy.float32], NDArray[numpy.float32], "
+                  "NDArray[numpy.float32]]"),
+          "Attention from the sequence's last tokens: q [queries, q_heads, head_dim] or [queries, q_heads * head_dim], "
+          "before RoPE unless rotated. Query i stands at position tokens - queries + i and sees what stands up to "
+          "there. window: latest tokens that a query sees, itself included, beside the sinks; 0: all. softmax_scale: "
+          "of q . k, 0 for 1 / sqrt(head_dim). Returns float32 of q's shape, or out; with sums also the greatest score "
+          "and the sum of exp(score - greatest), [queries, q_heads] each.")
       .def("append_and_attend", &append_and_attend, "layer"_a, "k"_a, "v"_a, "q"_a, "out"_a.none() = nb::none(),
            nb::kw_only(), "rotated"_a = false, "window"_a = 0, "softmax_scale"_a = 0.0f,
            nb::sig("def append_and_attend(self, layer: int, k: Array, v: Array, q: Array, "
@@ -345,10 +351,10 @@ void bind_attending(nb::class_<sequence_handle>& sequence) {
 }
 
 void bind_sequence(nb::module_& module) {
-  nb::class_<sequence_handle> sequence(
-      module, "Sequence",
-      "The tokens of one sequence, in all layers. Keys are given before RoPE. One call at a time uses a sequence; calls "
-      "from other threads wait.");
+  nb::class_<sequence_handle> sequence(module, "Sequence",
+                                       "The tokens of one sequence, in all layers. Keys are given before RoPE. One "
+                                       "call at a time uses a sequence; calls "
+                                       "from other threads wait.");
   bind_attending(sequence);
   sequence.def_prop_ro("tokens", &tokens_of)
       .def("__len__", &tokens_of)
@@ -384,12 +390,13 @@ void bind_sequence(nb::module_& module) {
             call(self, [&](engine_sequence& it) { it.save(path); });
           },
           "path"_a, "Writes the sequence; the file appears whole or not at all.")
-      .def("bytes",
-           [](sequence_handle const& self) {
-             return to_dict(call(self, [](engine_sequence& it) { return it.bytes(); }));
-           },
-           nb::sig("def bytes(self) -> dict[str, int]"),
-           "Bytes allocated for it, by what they are for, as if no other shared its pages; tables included.")
+      .def(
+          "bytes",
+          [](sequence_handle const& self) {
+            return to_dict(call(self, [](engine_sequence& it) { return it.bytes(); }));
+          },
+          nb::sig("def bytes(self) -> dict[str, int]"),
+          "Bytes allocated for it, by what they are for, as if no other shared its pages; tables included.")
       .def(
           "close",
           [](sequence_handle const& self) {
@@ -397,7 +404,8 @@ void bind_sequence(nb::module_& module) {
             self.state->close();
           },
           "Gives its pages back. Later use raises ValueError.")
-      .def("__enter__", [](sequence_handle& it) -> sequence_handle& { return it; }, nb::rv_policy::reference)
+      .def(
+          "__enter__", [](sequence_handle& it) -> sequence_handle& { return it; }, nb::rv_policy::reference)
       .def(
           "__exit__",
           [](sequence_handle const& self, nb::args const&) {

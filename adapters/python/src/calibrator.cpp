@@ -186,17 +186,18 @@ void bind_results(nb::class_<shared_calibrator>& calibrator) {
           "load",
           [](std::filesystem::path const& path) {
             nb::gil_scoped_release const released;
-            return std::make_unique<shared_calibrator>(load_statistics(path));
+            return new shared_calibrator(load_statistics(path));  // Python's from here on
           },
           "path"_a, "Statistics of a file of ours or of `kvquant calibrate --stats`.")
-      .def("fit", &fit_format, "format"_a = "nuq3", nb::kw_only(), "bits"_a = nb::none(), "outliers"_a = nb::none(),
-           "weights"_a = "fisher", "q_norm"_a = false, "int8_levels"_a = true, "channel_levels"_a = "shared",
-           "Fits a format: \"nuq3\", \"nuq3-1%\", \"nf4\", \"int8\", \"adaptive2.5-0.5%\"; or a family with bits and "
-           "outliers beside it. outliers: of adaptive, the fraction of a page's elements kept sparse, paid out of bits, "
-           "0.005 if not given; of others they are those of the statistics. weights: by what a value counts, \"fisher\" "
-           "(squared gradients), \"fisher-unscaled\", \"activation\" or \"none\". q_norm: restore the moments. "
-           "int8_levels: round what codes read as so that integers hold it. channel_levels: of adaptive, one set of "
-           "levels for eight channels of a head (\"shared\") or one for each (\"own\").");
+      .def(
+          "fit", &fit_format, "format"_a = "nuq3", nb::kw_only(), "bits"_a = nb::none(), "outliers"_a = nb::none(),
+          "weights"_a = "fisher", "q_norm"_a = false, "int8_levels"_a = true, "channel_levels"_a = "shared",
+          "Fits a format: \"nuq3\", \"nuq3-1%\", \"nf4\", \"int8\", \"adaptive2.5-0.5%\"; or a family with bits and "
+          "outliers beside it. outliers: of adaptive, the fraction of a page's elements kept sparse, paid out of bits, "
+          "0.005 if not given; of others they are those of the statistics. weights: by what a value counts, \"fisher\" "
+          "(squared gradients), \"fisher-unscaled\", \"activation\" or \"none\". q_norm: restore the moments. "
+          "int8_levels: round what codes read as so that integers hold it. channel_levels: of adaptive, one set of "
+          "levels for eight channels of a head (\"shared\") or one for each (\"own\").");
 }
 
 }  // namespace
@@ -225,11 +226,12 @@ void bind_calibrator(nb::module_& module) {
       .def_prop_ro("keys", [](shared_calibrator const& it) { return std::string(to_string(it.keys())); })
       .def_prop_ro("sinks", [](shared_calibrator const& it) { return it.options().sinks; })
       .def_prop_ro("max_tokens", [](shared_calibrator const& it) { return it.options().max_tokens; })
-      .def_prop_ro("outliers",
-                   [](shared_calibrator const& it) {
-                     return std::pair(it.options().outlier_fraction_k, it.options().outlier_fraction_v);
-                   },
-                   "Fractions of keys and of values.")
+      .def_prop_ro(
+          "outliers",
+          [](shared_calibrator const& it) {
+            return std::pair(it.options().outlier_fraction_k, it.options().outlier_fraction_v);
+          },
+          "Fractions of keys and of values.")
       .def_prop_ro("adaptive", [](shared_calibrator const& it) { return it.options().channel_bins > 0; })
       .def_prop_ro("ranges_frozen",
                    [](shared_calibrator& it) {

@@ -24,8 +24,7 @@ nb::object rotate(rope_config const& config, nb::handle x, std::int64_t first_po
   {
     nb::gil_scoped_release const released;
     rope const turn(config, static_cast<int>(expected.head_dim));
-    float const scale =
-        inverse ? static_cast<float>(1 / (turn.attention_factor() * turn.attention_factor())) : 1.0f;
+    float const scale = inverse ? static_cast<float>(1 / (turn.attention_factor() * turn.attention_factor())) : 1.0f;
     auto const angles = turn.angle_table(first_position, from.rows());
     for (std::size_t token = 0; token < from.rows(); ++token)
       for (std::size_t head = 0; head < expected.heads; ++head) {
@@ -55,8 +54,7 @@ std::string describe(rope_config const& it) {
 std::string describe(model_shape const& it) {
   std::string all = text("Shape(layers=", it.layers, ", q_heads=", it.q_heads, ", kv_heads=", it.kv_heads,
                          ", head_dim=", it.head_dim, ", rope=", describe(it.rope));
-  if (!it.local.layers.empty())
-    all += text(", ", it.local.layers.size(), " local layers, window=", it.local.window);
+  if (!it.local.layers.empty()) all += text(", ", it.local.layers.size(), " local layers, window=", it.local.window);
   return all + ")";
 }
 
@@ -104,13 +102,15 @@ void bind_rope(nb::module_& module) {
       .def_ro("beta_slow", &rope_config::beta_slow)
       .def_ro("attention_factor", &rope_config::attention_factor)
       .def_ro("frequency_factors", &rope_config::frequency_factors)
-      .def("rotate", &rotate, "x"_a, "first_position"_a = 0, nb::kw_only(), "inverse"_a = false,
-           "out"_a.none() = nb::none(),
-           nb::sig("def rotate(self, x: Array, first_position: int = 0, *, inverse: bool = False, "
-                   "out: NDArray[numpy.float32] | None = None) -> NDArray[numpy.float32]"),
-           "x [tokens, heads, head_dim], turned to positions from first_position on; with inverse, from after RoPE back "
-           "to before it. float32 of the same shape, or out.")
-      .def("__eq__", [](rope_config const& a, rope_config const& b) { return same(a, b); }, nb::is_operator())
+      .def(
+          "rotate", &rotate, "x"_a, "first_position"_a = 0, nb::kw_only(), "inverse"_a = false,
+          "out"_a.none() = nb::none(),
+          nb::sig("def rotate(self, x: Array, first_position: int = 0, *, inverse: bool = False, "
+                  "out: NDArray[numpy.float32] | None = None) -> NDArray[numpy.float32]"),
+          "x [tokens, heads, head_dim], turned to positions from first_position on; with inverse, from after RoPE back "
+          "to before it. float32 of the same shape, or out.")
+      .def(
+          "__eq__", [](rope_config const& a, rope_config const& b) { return same(a, b); }, nb::is_operator())
       .def("__repr__", [](rope_config const& it) { return describe(it); });
 }
 
@@ -138,10 +138,12 @@ void bind_model_shape(nb::module_& module) {
       .def_prop_ro("kv_channels", &model_shape::kv_channels, "kv_heads * head_dim")
       .def_ro("rope", &model_shape::rope)
       .def_prop_ro("local_layers", [](model_shape const& it) { return it.local.layers; })
-      .def_prop_ro("window", [](model_shape const& it) { return it.local.window; }, "Tokens.")
+      .def_prop_ro(
+          "window", [](model_shape const& it) { return it.local.window; }, "Tokens.")
       .def_prop_ro("local_rope", [](model_shape const& it) { return it.local.rope; })
       .def("rope_of", &model_shape::rope_of, "layer"_a, "The rotation of a layer.")
-      .def("__eq__", [](model_shape const& a, model_shape const& b) { return same(a, b); }, nb::is_operator())
+      .def(
+          "__eq__", [](model_shape const& a, model_shape const& b) { return same(a, b); }, nb::is_operator())
       .def("__repr__", [](model_shape const& it) { return describe(it); });
 }
 
@@ -153,8 +155,12 @@ void bind_origin(nb::module_& module) {
       "__init__",
       [](provenance* self, std::string model_name, std::string model_hash, std::string tokenizer_hash,
          std::string text_hash, int samples, int context, std::uint64_t seed) {
-        new (self) provenance{std::move(model_name), std::move(model_hash), std::move(tokenizer_hash),
-                              std::move(text_hash),  samples,               context,
+        new (self) provenance{std::move(model_name),
+                              std::move(model_hash),
+                              std::move(tokenizer_hash),
+                              std::move(text_hash),
+                              samples,
+                              context,
                               seed};
       },
       nb::kw_only(), "model_name"_a = "", "model_hash"_a = "", "tokenizer_hash"_a = "", "text_hash"_a = "",

@@ -92,7 +92,8 @@ def test_the_order_of_passes(windows: list[Window], tmp_path: pathlib.Path) -> N
         with pytest.raises(kvquant.Error, match="not frozen"):
             early()
     assert not calibrator.ranges_frozen and not list(tmp_path.iterdir())
-    calibrator.observe_range(0, k)
+    for layer in range(SHAPE.layers):
+        calibrator.observe_range(layer, k)
     calibrator.freeze_ranges()
     for late in (calibrator.freeze_ranges, lambda: calibrator.observe_range(0, k)):
         with pytest.raises(kvquant.Error, match="frozen"):

@@ -53,7 +53,7 @@ def test_everything_public_has_a_docstring() -> None:
         assert module.__doc__, module
         for name in public(module):
             it = getattr(module, name)
-            if inspect.isfunction(it) and it.__module__ == module.__name__ or inspect.isclass(it):
+            if inspect.isfunction(it) or inspect.isclass(it) and it.__module__.startswith("kvquant"):
                 assert it.__doc__, f"{module.__name__}.{name}"
 
 
