@@ -53,8 +53,8 @@ void read_tokens(kv_cache<S, Layout> const& cache, sequence const& of, int layer
           " x ", k.cols, ", values ", v.rows, " x ", v.cols, ", expected as many rows of ", cache.kv_channels());
   cache.wait();
   layer_view const view = cache.view(of, layer);
-  require(first <= view.tokens() && k.rows <= view.tokens() - first, errc::bad_value, "read: ", k.rows,
-          " tokens from ", first, " on, layer ", layer, " has ", view.tokens());
+  require(first <= view.tokens() && k.rows <= view.tokens() - first, errc::bad_value, "read: ", k.rows, " tokens from ",
+          first, " on, layer ", layer, " has ", view.tokens());
   std::size_t const sinks = view.sink_k.rows, last = first + k.rows;
   require(view.gone == 0 || first >= view.first_kept() || last <= sinks, errc::bad_value, "read: tokens ", first,
           " to ", last, ", those of layer ", layer, " from ", sinks, " to ", view.first_kept(),
