@@ -177,8 +177,8 @@ void visit_backend(std::string_view name, F&& f) {
   throw error{errc::unsupported, text("backend \"", name, "\", expected one of ", known)};
 }
 
-/// `make_engine<B>` of the backend in `Backends` with that name. Throws what `visit_backend` throws, and `bad_format` for
-/// an artifact of none of `specs`.
+/// `make_engine<B>` of the backend in `Backends` with that name. Throws what `visit_backend` throws, and `bad_format`
+/// for an artifact of none of `specs`.
 template <class Backends>
 std::unique_ptr<engine> make_engine(std::string_view backend, any_artifact const& it, cache_options const& options) {
   std::unique_ptr<engine> made;

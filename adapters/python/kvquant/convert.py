@@ -195,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
     options = _parser().parse_args(arguments)
     try:
         quantizers = read(options.pickle)
