@@ -76,6 +76,7 @@ FOREIGN = [
     Foreign("fmt", ["fmt/*"], ["tools/*", "bench/*"]),
     Foreign("Catch2", ["catch2/*"], ["test/*"]),
     Foreign("Google Benchmark", ["benchmark/*"], ["bench/*"]),
+    Foreign("nanobind", ["nanobind/*", "Python.h"], ["adapters/python/*"]),
     Foreign("ggml", ["ggml*.h"], ["bench/baseline/*"]),
     Foreign("memory of the system", ["sys/mman.h"], ["include/kvquant/cache/huge_pages.hpp", "runtime/*"]),
     # Whatever else has a folder or a suffix in its name is not C++'s own; the library has no use for it.
