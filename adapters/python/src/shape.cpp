@@ -110,7 +110,8 @@ void bind_rope(nb::module_& module) {
           "x [tokens, heads, head_dim], turned to positions from first_position on; with inverse, from after RoPE back "
           "to before it. float32 of the same shape, or out.")
       .def(
-          "__eq__", [](rope_config const& a, rope_config const& b) { return same(a, b); }, nb::is_operator())
+          "__eq__", [](rope_config const& a, rope_config const& b) { return same(a, b); }, nb::is_operator(),
+          nb::sig("def __eq__(self, other: object, /) -> bool"))
       .def("__repr__", [](rope_config const& it) { return describe(it); });
 }
 
@@ -143,7 +144,8 @@ void bind_model_shape(nb::module_& module) {
       .def_prop_ro("local_rope", [](model_shape const& it) { return it.local.rope; })
       .def("rope_of", &model_shape::rope_of, "layer"_a, "The rotation of a layer.")
       .def(
-          "__eq__", [](model_shape const& a, model_shape const& b) { return same(a, b); }, nb::is_operator())
+          "__eq__", [](model_shape const& a, model_shape const& b) { return same(a, b); }, nb::is_operator(),
+          nb::sig("def __eq__(self, other: object, /) -> bool"))
       .def("__repr__", [](model_shape const& it) { return describe(it); });
 }
 
