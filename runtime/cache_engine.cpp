@@ -4,7 +4,7 @@
 
 #include "engines/engines.hpp"
 #include "kvquant/calibrate/passthrough_artifact.hpp"
-#include "runtime/artifact_label.hpp"
+#include "runtime/artifact_model.hpp"
 
 namespace kvquant::runtime {
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Counts test cases in the logs of `meson test`. Usage: tally.py testlog.json... [--plus PASSED FAILED SKIPPED]...
 
-A Catch2 program counts as many cases as its closing line says, any other test as one. The last line is
+A Catch2 program and pytest count as many cases as their closing line says, any other test as one. The last line is
 `N passed, N failed, N skipped`; the exit status is 1 where a case failed or none ran.
 """
 
@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 ALL_PASSED = re.compile(r"^All tests passed \(\d+ assertions? in (\d+) test cases?\)", re.MULTILINE)
 SOME_FAILED = re.compile(r"^test cases: +(\d+) \|(.*)$", re.MULTILINE)
+PYTEST = re.compile(r"^(?:=+ )?((?:\d+ [a-z]+(?:, )?)+) in [\d.]+s", re.MULTILINE)
 SKIPPED_CASES = re.compile(r"^skipped: (\d+) cases", re.MULTILINE)
 
 
@@ -40,12 +41,21 @@ def count_catch(said: str) -> Counts | None:
     return None
 
 
+def count_pytest(said: str) -> Counts | None:
+    """None where no closing line of pytest is there."""
+    if not (closing := PYTEST.search(said)):
+        return None
+    found = {what: int(number) for number, what in (part.split() for part in closing[1].split(", "))}
+    failed = sum(found.get(what, 0) for what in ("failed", "error", "errors"))
+    return Counts(found.get("passed", 0) + found.get("xfailed", 0), failed, found.get("skipped", 0))
+
+
 def count(test: dict) -> Counts:
     said = test.get("stdout", "")
     if test["result"] == "SKIP":
         cases = SKIPPED_CASES.search(said)
         return Counts(skipped=int(cases[1]) if cases else 1)
-    cases = count_catch(said)
+    cases = count_catch(said) or count_pytest(said)
     if test["result"] in ("OK", "EXPECTEDFAIL"):
         return cases or Counts(passed=1)
     # A program may fail although no case did: a sanitizer's finding at exit, a crash, a time-out.

@@ -16,6 +16,7 @@
 #include "kvquant/attend/backend.hpp"
 #include "kvquant/cache/cache_io.hpp"
 #include "kvquant/cache/kv_cache.hpp"
+#include "kvquant/cache/read_tokens.hpp"
 #include "kvquant/calibrate/any_artifact.hpp"
 #include "kvquant/core/type_list.hpp"
 
@@ -41,6 +42,8 @@ class engine_sequence {
   virtual void truncate(std::size_t tokens) = 0;
   /// See `kv_cache::drop`.
   virtual void drop(std::size_t first, std::size_t count) = 0;
+  /// `read_tokens`: what a layer holds of the tokens from `first` on.
+  virtual void read(int layer, std::size_t first, view2d<float> k, view2d<float> v) const = 0;
   /// See `kv_cache::bytes`.
   virtual byte_report bytes() const = 0;
   /// See `save_sequence`.
@@ -141,6 +144,9 @@ class engine_of final : public engine {
     void reserve(std::size_t tokens) override { engine_.cache_.reserve(tokens_, tokens); }
     void truncate(std::size_t tokens) override { engine_.cache_.truncate(tokens_, tokens); }
     void drop(std::size_t first, std::size_t count) override { engine_.cache_.drop(tokens_, first, count); }
+    void read(int layer, std::size_t first, view2d<float> k, view2d<float> v) const override {
+      read_tokens(engine_.cache_, tokens_, layer, first, k, v);
+    }
     byte_report bytes() const override { return engine_.cache_.bytes(tokens_); }
     void save(std::filesystem::path const& path) const override { save_sequence(engine_.cache_, tokens_, path); }
 

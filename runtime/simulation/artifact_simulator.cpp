@@ -1,7 +1,8 @@
 #include "runtime/simulation/artifact_simulator.hpp"
 
+#include "engines/artifact_label.hpp"
 #include "kvquant/calibrate/artifact_io.hpp"
-#include "runtime/artifact_label.hpp"
+#include "runtime/artifact_model.hpp"
 
 namespace kvquant::runtime {
 

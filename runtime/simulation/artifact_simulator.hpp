@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kvquant/calibrate/artifact.hpp"
+#include "kvquant/quantize/round_trip.hpp"
 #include "runtime/simulation/simulator.hpp"
 
 namespace kvquant::runtime {
@@ -46,50 +47,29 @@ class artifact_simulator final : public simulator {
   static constexpr std::uint64_t outlier_bits = 8 * sizeof(outlier), range_bits = 8 * sizeof(value_range),
                                  exact_bits = 16;
 
-  void round_keys(key_side<key_format> const& side, view2d<float> k) {
-    for_row_blocks(executor_, k.rows, [&](std::size_t first, std::size_t rows) {
-      std::vector<typename key_format::code_type> codes(k.cols);
-      round_rows(k.middle_rows(first, rows), first, key_format::bits, [&](std::span<float> token, auto& outliers) {
-        side.quantize(token, codes, [&](outlier o) { outliers.push_back(o); });
-        for (std::size_t channel = 0; channel < token.size(); ++channel)
-          token[channel] = side.decode(channel, codes[channel]);
-        return std::uint64_t{0};
-      });
-    });
-  }
-
+  void round_keys(key_side<key_format> const& side, view2d<float> k) { round_rows(side, k, key_format::bits, 0); }
   void round_values(value_side<value_format> const& side, view2d<float> v) {
-    for_row_blocks(executor_, v.rows, [&](std::size_t first, std::size_t rows) {
-      std::vector<typename value_format::code_type> codes(v.cols);
-      auto selector = side.make_selector();
-      round_rows(v.middle_rows(first, rows), first, value_format::bits, [&](std::span<float> token, auto& outliers) {
-        value_range const range = side.quantize(token, codes, selector, [&](outlier o) { outliers.push_back(o); });
-        affine const map = affine_of(range);
-        for (std::size_t channel = 0; channel < token.size(); ++channel)
-          token[channel] = side.decode(channel, map, codes[channel]);
-        return value_format::scaled && !is_by_channel<value_format> ? range_bits : 0;
-      });
-    });
+    round_rows(side, v, value_format::bits,
+               value_format::scaled && !is_by_channel<value_format> ? range_bits : std::uint64_t{0});
   }
 
-  /// `round(token, outliers)` replaces a token by its dense reconstruction and returns the bits it needs beside codes.
-  template <class Round>
-  void round_rows(view2d<float> x, std::size_t first_token, int bits, Round&& round) {
-    std::vector<outlier> outliers;
-    std::uint64_t total_bits = 0;
-    for (std::size_t row = 0; row < x.rows; ++row) {
-      std::span<float> const token = x.row(row);
-      if (first_token + row < sinks_) {
-        for (float& value : token) value = round_to_half(value);
-        total_bits += exact_bits * x.cols;
-        continue;
+  /// `token_bits`: what a token needs beside codes of `bits` each and outliers.
+  template <class Side>
+  void round_rows(Side const& side, view2d<float> x, int bits, std::uint64_t token_bits) {
+    for_row_blocks(executor_, x.rows, [&](std::size_t first, std::size_t rows) {
+      token_rounder round(side);
+      std::uint64_t total_bits = 0;
+      for (std::size_t row = first; row < first + rows; ++row) {
+        std::span<float> const token = x.row(row);
+        if (row < sinks_) {
+          for (float& value : token) value = round_to_half(value);
+          total_bits += exact_bits * x.cols;
+        } else {
+          total_bits += outlier_bits * round(token) + static_cast<std::uint64_t>(bits) * x.cols + token_bits;
+        }
       }
-      outliers.clear();
-      total_bits += round(token, outliers) + static_cast<std::uint64_t>(bits) * x.cols;
-      total_bits += outlier_bits * outliers.size();
-      for (outlier const it : outliers) token[it.index] += to_float(it.residual);
-    }
-    count(x.rows * x.cols, total_bits);
+      count(rows * x.cols, total_bits);
+    });
   }
 
   executor_ref executor_;

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Code in the documentation is code that runs: each C or C++ block after `<!-- FILE:REGION -->` is the region of that
-file between `// [doc:REGION]` and `// [/doc]`, or `/* [doc:REGION] */` and `/* [/doc] */`, and no other C or C++ block is
-there. Links to files of the project lead somewhere, and to a heading where they name one.
+"""Code in the documentation is code that runs: each block of C, C++ or Python after `<!-- FILE:REGION -->` is the region
+of that file between `// [doc:REGION]` and `// [/doc]` (`/* */` in C, `#` in Python), and no other such block is there.
+Links to files of the project lead somewhere, and to a heading where they name one.
 
 Usage: check_docs.py ROOT [--write]    (--write: puts the regions into the pages)
 """
@@ -14,14 +14,15 @@ import sys
 import textwrap
 from typing import Iterator
 
-BLOCK = re.compile(r"(?:<!-- (?P<file>\S+):(?P<region>\w+) -->\n)?```(?P<language>c|cpp)\n(?P<code>.*?)```", re.DOTALL)
+BLOCK = re.compile(r"(?:<!-- (?P<file>\S+):(?P<region>\w+) -->\n)?```(?P<language>c|cpp|python)\n(?P<code>.*?)```",
+                   re.DOTALL)
 FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)(?P<file>[^)#\s]*)(?:#(?P<heading>[^)\s]*))?\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
 
 def region(text: str, name: str) -> str | None:
-    found = re.search(rf"^ *(?://|/\*) \[doc:{name}\](?: \*/)?\n(.*?)^ *(?://|/\*) \[/doc\]", text,
+    found = re.search(rf"^ *(?://|/\*|#) \[doc:{name}\](?: \*/)?\n(.*?)^ *(?://|/\*|#) \[/doc\]", text,
                       re.DOTALL | re.MULTILINE)
     return textwrap.dedent(found[1]) if found else None
 
@@ -38,7 +39,7 @@ def faults(root: pathlib.Path, page: pathlib.Path) -> Iterator[str]:
     for block in BLOCK.finditer(text):
         where = f"{page.relative_to(root)}:{text.count(chr(10), 0, block.start()) + 1}"
         if block["file"] is None:
-            yield f"{where}: a block of code that no file is named for"
+            yield f"{where}: a block of {block['language']} that no file is named for"
             continue
         expected = region((root / block["file"]).read_text(encoding="utf-8"), block["region"])
         if expected != block["code"]:

@@ -35,7 +35,7 @@ class Documentation(unittest.TestCase):
     def test_a_block_without_a_file_is_found(self) -> None:
         for language in ("c", "cpp"):
             self.assertEqual(self.faults(f"```{language}\nint x;\n```\n"),
-                             ["page.md:1: a block of code that no file is named for"])
+                             [f"page.md:1: a block of {language} that no file is named for"])
 
     def test_a_region_that_is_not_there_is_found(self) -> None:
         self.assertEqual(len(self.faults(C_BLOCK.replace("body", "soul"))), 1)

@@ -77,6 +77,7 @@ FOREIGN = [
     Foreign("Catch2", ["catch2/*"], ["test/*"]),
     Foreign("Google Benchmark", ["benchmark/*"], ["bench/*"]),
     Foreign("ggml", ["ggml*.h"], ["adapters/ggml/*", "bench/baseline/*", "test/adapters/ggml/*"]),
+    Foreign("nanobind", ["nanobind/*", "Python.h"], ["adapters/python/*"]),
     Foreign("memory of the system", ["sys/mman.h"], ["include/kvquant/cache/huge_pages.hpp", "runtime/*"]),
     # Whatever else has a folder or a suffix in its name is not C++'s own; the library has no use for it.
     Foreign("standard library only", ["*/*", "*.*"], ["backends/*", "engines/*", "runtime/*", "adapters/*", "tools/*",

@@ -33,6 +33,7 @@ CLEAN = {
     "measure/roof.hpp": '#include "backends/cpu/thread_pool.hpp"\n',
     "runtime/model.hpp": '#include <Eigen/Core>\n#include "backends/cpu/thread_pool.hpp"\n',
     "tools/kvquant/main.cpp": '#include <CLI/CLI.hpp>\n#include <fmt/format.h>\n#include "runtime/model.hpp"\n',
+    "adapters/python/src/module.cpp": "#include <nanobind/nanobind.h>\n",
     "test/support/main.cpp": "#include <catch2/catch.hpp>\n#include <thread>\n",
 }
 
@@ -58,6 +59,7 @@ PLANTED = [
     ("tools/kvquant/main.cpp", '#include "main.hpp"', 'neither "kvquant/…" nor a path from the root'),
     ("measure/roof.hpp", '#include "runtime/model.hpp"', "layer measure must not include runtime"),
     ("measure/roof.hpp", "#include <ggml.h>", "ggml"),
+    ("runtime/model.hpp", "#include <nanobind/nanobind.h>", "nanobind"),
     ("tools/kvquant/main.cpp", "#include <kvquant/kvquant.hpp>", "quoted includes"),
     ("tools/kvquant/main.cpp", "#include <Eigen/Core>", "Eigen"),
     ("include/kvquant/quantize/spec.hpp", "#include <Eigen/Core>", "Eigen"),

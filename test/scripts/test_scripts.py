@@ -187,6 +187,12 @@ class Tally(unittest.TestCase):
         self.assertEqual(self.counts("FAIL", failed), (3, 2, 0))
         self.assertEqual(self.counts("OK", expected), (3, 0, 0))
 
+    def test_pytest_counts_its_cases(self) -> None:
+        self.assertEqual(self.counts("OK", "....s [100%]\n4 passed, 1 skipped in 1.25s\n"), (4, 0, 1))
+        self.assertEqual(self.counts("OK", "== 2 passed, 3 warnings in 61.25s (0:01:01) ==\n"), (2, 0, 0))
+        self.assertEqual(self.counts("FAIL", "1 failed, 2 passed, 1 error in 0.10s\n"), (2, 2, 0))
+        self.assertEqual(self.counts("FAIL", "2 passed in 0.10s\n"), (2, 1, 0))
+
     def test_a_program_that_fails_besides_its_cases_is_a_failure_more(self) -> None:
         self.assertEqual(self.counts("FAIL", "All tests passed (2 assertions in 2 test cases)\n"), (2, 1, 0))
         self.assertEqual(self.counts("TIMEOUT", ""), (0, 1, 0))

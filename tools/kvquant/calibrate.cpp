@@ -7,8 +7,7 @@
 #include <optional>
 #include <utility>
 
-#include "kvquant/calibrate/artifact_io.hpp"
-#include "kvquant/calibrate/fit.hpp"
+#include "engines/artifact.hpp"
 #include "kvquant/calibrate/statistics_io.hpp"
 #include "runtime/scoring.hpp"
 #include "runtime/simulation/artifact_simulator.hpp"
@@ -20,9 +19,6 @@ namespace kvquant::tool {
 namespace {
 
 enum class q_norm_choice { automatic, on, off };
-
-/// Of a page's elements where the format is `adaptive`.
-constexpr double default_slots = 0.005;
 
 struct calibrate_options {
   common_options common;
@@ -42,11 +38,8 @@ struct calibrate_options {
   channel_levels levels_of = channel_levels::shared;
 
   bool by_channel() const { return format == adaptive::name; }
-  double slots() const { return given_outliers.value_or(default_slots); }
+  double slots() const { return given_outliers.value_or(default_adaptive_outliers); }
 };
-
-/// Of a channel's histogram: as fine as 16 levels need, outliers included.
-constexpr std::size_t channel_bins = 512;
 
 /// First pass: the ranges of channels.
 class range_observer final : public runtime::kv_hook {
@@ -113,14 +106,8 @@ calibration_options statistics_options(calibrate_options const& options, runtime
       .outlier_fraction_v = options.given_outliers.value_or(default_outliers),
       .sinks = options.sinks,
       .max_tokens = static_cast<std::size_t>(options.windows.count) * static_cast<std::size_t>(options.windows.tokens),
-      .channel_bins = options.by_channel() ? channel_bins : 0};
+      .channel_bins = options.by_channel() ? adaptive_channel_bins : 0};
 }
-
-/// Of what they are statistics.
-std::string subject(key_space keys, std::string const& model_name, std::string const& model_hash) {
-  return text(to_string(keys), " keys of \"", model_name, "\" (", model_hash, ")");
-}
-std::string subject(saved_statistics const& it) { return subject(it.keys, it.origin.model_name, it.origin.model_hash); }
 
 /// What the pass fills: empty, or with the ranges of statistics that it is to be merged with.
 calibrator begin_statistics(calibrate_options const& options, model_file const& opened) {
@@ -128,8 +115,8 @@ calibrator begin_statistics(calibrate_options const& options, model_file const& 
   if (options.ranges_from.empty()) return calibrator(wanted);
   saved_statistics const other = load_statistics(options.ranges_from);
   require(other.origin.model_hash == opened.file.hash() && other.keys == options.keys, errc::bad_format,
-          options.ranges_from, ": statistics of ", subject(other), ", expected ",
-          subject(options.keys, opened.config.name, opened.file.hash()));
+          options.ranges_from, ": statistics of ", subject_of(other), ", expected ",
+          subject_of(options.keys, opened.config.name, opened.file.hash()));
   calibration_options const& theirs = other.statistics.options();
   wanted.max_tokens = theirs.max_tokens;  // bounds the first pass alone
   require(wanted == theirs, errc::bad_value, options.ranges_from, ": statistics of ", theirs.outlier_fraction_k,
@@ -163,14 +150,16 @@ calibrator gather(calibrate_options const& options, calibrator statistics, runti
 }
 
 /// Mean loss over the first windows with an artifact at work.
-template <Spec S>
-double simulated_loss(artifact<S> const& it, runtime::model const& model, std::vector<window> const& windows) {
+double simulated_loss(any_artifact const& it, runtime::model const& model, std::vector<window> const& windows) {
   constexpr std::size_t most_windows = 2;
-  runtime::artifact_simulator<S> hook(it, it.info.spec, model.executor());
+  std::unique_ptr<runtime::simulator> hook;
+  visit_artifact(it, [&]<class S>(artifact<S> const& typed) {
+    hook = std::make_unique<runtime::artifact_simulator<S>>(typed, it.info.spec, model.executor());
+  });
   double sum = 0;
   std::size_t predictions = 0;
   for (std::size_t i = 0; i < std::min(most_windows, windows.size()); ++i) {
-    runtime::matrix const hidden = model.forward(windows[i], &hook);
+    runtime::matrix const hidden = model.forward(windows[i], hook.get());
     auto const targets = std::span(windows[i]).subspan(1);
     for (double const nll :
          runtime::negative_log_likelihood(model, view(hidden).middle_rows(0, targets.size()), targets))
@@ -187,9 +176,13 @@ struct calibration {
   std::vector<window> windows;
 };
 
+/// "nuq3"; of formats without a width of their own the name alone.
+std::string spec_name(calibrate_options const& options, double bits) {
+  return options.by_channel() ? options.format : options.format + fmt::format("{}", bits);
+}
+
 /// `auto` asks the model, and only at 2 bits, where rounding shifts moments enough to matter.
-template <Spec S>
-artifact<S> fit_with_q_norm(calibrate_options const& options, calibration const& from, double bits) {
+any_artifact fit_with_q_norm(calibrate_options const& options, calibration const& from, double bits) {
   fit_options how{.shape = from.saved.shape,
                   .keys = from.saved.keys,
                   .weights = options.weights,
@@ -197,19 +190,15 @@ artifact<S> fit_with_q_norm(calibrate_options const& options, calibration const&
                   .int8_levels = options.int8_levels,
                   .by_channel = {.budget = {bits, options.slots()}, .levels = options.levels_of},
                   .origin = from.saved.origin};
-  artifact<S> plain = fit<S>(from.saved.statistics, how);
-  bool const try_both = options.q_norm == q_norm_choice::automatic && S::key_format::fitted &&
-                        S::key_format::bits <= 2 && from.model != nullptr;
-  if (!try_both) return plain;
+  std::string const spec = spec_name(options, bits);
+  any_artifact plain = fit(spec, from.saved.statistics, how);
+  bool narrow = false;
+  visit_spec(spec, [&]<class S>(std::type_identity<S>) { narrow = S::key_format::fitted && S::key_format::bits <= 2; });
+  if (options.q_norm != q_norm_choice::automatic || !narrow || from.model == nullptr) return plain;
   how.q_norm = true;
-  artifact<S> normed = fit<S>(from.saved.statistics, how);
+  any_artifact normed = fit(spec, from.saved.statistics, how);
   return simulated_loss(normed, *from.model, from.windows) < simulated_loss(plain, *from.model, from.windows) ? normed
                                                                                                               : plain;
-}
-
-/// "nuq3"; of formats without a width of their own the name alone.
-std::string spec_name(calibrate_options const& options, double bits) {
-  return options.by_channel() ? options.format : options.format + fmt::format("{}", bits);
 }
 
 std::string output_path(calibrate_options const& options, double bits) {
@@ -239,19 +228,19 @@ void write_artifacts(calibrate_options const& options, calibration const& from) 
   nlohmann::json rows = nlohmann::json::array();
   for (double const bits : options.bits) {
     std::string const path = output_path(options, bits);
-    visit_spec(spec_name(options, bits), [&]<class S>(std::type_identity<S>) {
-      artifact<S> it = fit_with_q_norm<S>(options, from, bits);
-      save(it, path);
-      double const key = decibels(it.layers, &layer_artifact::key), value = decibels(it.layers, &layer_artifact::value);
-      table.push_back({path, it.info.spec, fmt::format("{:.2f}", key), fmt::format("{:.2f}", value),
-                       it.info.q_norm ? "on" : "off", it.info.hash});
-      rows.push_back({{"path", path},
-                      {"spec", it.info.spec},
-                      {"key_error_db", key},
-                      {"value_error_db", value},
-                      {"q_norm", it.info.q_norm},
-                      {"hash", it.info.hash}});
-    });
+    any_artifact it = fit_with_q_norm(options, from, bits);
+    save(it, path);
+    artifact_info const& info = it.info;
+    double const key = decibels(it.layers, &layer_artifact::key);
+    double const value = decibels(it.layers, &layer_artifact::value);
+    table.push_back({path, info.spec, fmt::format("{:.2f}", key), fmt::format("{:.2f}", value),
+                     info.q_norm ? "on" : "off", info.hash});
+    rows.push_back({{"path", path},
+                    {"spec", info.spec},
+                    {"key_error_db", key},
+                    {"value_error_db", value},
+                    {"q_norm", info.q_norm},
+                    {"hash", info.hash}});
   }
   write_json(options.common.json, {{"rows", rows}});
   if (!options.common.quiet) print_table(table);
@@ -259,18 +248,11 @@ void write_artifacts(calibrate_options const& options, calibration const& from) 
 
 saved_statistics merge_statistics(std::vector<std::string> const& paths) {
   saved_statistics merged = load_statistics(paths.front());
-  for (std::size_t i = 1; i < paths.size(); ++i) {
-    saved_statistics const next = load_statistics(paths[i]);
-    require(next.origin.model_hash == merged.origin.model_hash && next.keys == merged.keys, errc::bad_format, paths[i],
-            ": statistics of ", subject(next), ", expected those of ", subject(merged));
-    try {
-      merged.statistics.merge(next.statistics);
+  for (std::size_t i = 1; i < paths.size(); ++i) try {
+      merge(merged, load_statistics(paths[i]));
     } catch (error const& failure) {
       throw error{failure.code, text(paths[i], " with ", paths.front(), ": ", failure.what())};
     }
-    merged.origin.samples += next.origin.samples;
-    merged.origin.text_hash += "+" + next.origin.text_hash;
-  }
   return merged;
 }
 

@@ -8,8 +8,8 @@
 #include <optional>
 #include <utility>
 
+#include "engines/artifact_label.hpp"
 #include "kvquant/core/error.hpp"
-#include "runtime/artifact_label.hpp"
 #include "runtime/cache_engine.hpp"
 #include "runtime/scoring.hpp"
 #include "runtime/simulation/artifact_simulator.hpp"
@@ -124,7 +124,7 @@ void add_artifact(std::vector<eval_row>& rows, std::string const& path, eval_opt
   cache_options const sizes{.max_tokens = static_cast<std::size_t>(options.context) + 1,
                             .recent_pages = options.recent_pages};
   auto cache = runtime::make_cache(path, options.backend, opened.config, opened.file.hash(), sizes);
-  auto const name = label_with(runtime::label_of(cache->info()), options.recent_pages);
+  auto const name = label_with(label_of(cache->info()), options.recent_pages);
   runtime::deployed_window const window{.sinks = static_cast<std::size_t>(cache->info().sinks),
                                         .recent_pages = static_cast<std::size_t>(options.recent_pages)};
   rows.push_back({evaluate_packed(std::move(cache), sizes, name), {}, {}});

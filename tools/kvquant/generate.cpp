@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "engines/artifact_label.hpp"
 #include "kvquant/core/error.hpp"
-#include "runtime/artifact_label.hpp"
 #include "runtime/cache_engine.hpp"
 #include "runtime/chat_template.hpp"
 #include "runtime/sampler.hpp"
@@ -220,7 +220,7 @@ void print_profile(generation const& it) {
 /// `model`: its name.
 void report(generate_options const& options, std::string const& model, artifact_info const& info,
             engine_sequence const& sequence, generation const& result) {
-  std::string const name = options.artifact.empty() ? "f16" : runtime::label_of(info);
+  std::string const name = options.artifact.empty() ? "f16" : label_of(info);
   std::size_t const bytes = sequence.bytes().total(), exact = f16_bytes(info.shape, sequence.tokens());
   nlohmann::json found = {{"model", model},
                           {"cache", name},

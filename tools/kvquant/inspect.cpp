@@ -8,12 +8,12 @@
 #include <memory>
 #include <numeric>
 
+#include "engines/artifact_label.hpp"
 #include "kvquant/cache/cache_io.hpp"
 #include "kvquant/calibrate/artifact_io.hpp"
 #include "kvquant/calibrate/statistics_io.hpp"
 #include "kvquant/core/error.hpp"
 #include "kvquant/format/int8_grid.hpp"
-#include "runtime/artifact_label.hpp"
 #include "runtime/mapped_file.hpp"
 #include "tools/kvquant/common.hpp"
 
@@ -200,7 +200,7 @@ void inspect_artifact(inspect_options const& options, safetensors_file const& fi
   show(options, rows,
        {{"kind", "artifact"},
         {"hash", info.hash},
-        {"label", runtime::label_of(info)},
+        {"label", label_of(info)},
         {"info", info},
         {"key_levels", key_levels},
         {"value_levels", value_levels},

@@ -96,7 +96,7 @@ struct planned {
 };
 
 std::optional<double> paper_bytes(plan::memory_request const& request) {
-  plan::side_format const& side = request.format.key;
+  side_format const& side = request.format.key;
   bool const is_in_it = request.format.is_one_spec() && request.model.shape.local.layers.empty() &&
                         (side.id.name == nuq<4>::name || request.format.is_exact());
   if (!is_in_it) return std::nullopt;

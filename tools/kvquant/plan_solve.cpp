@@ -36,7 +36,7 @@ std::string loss_name(double loss) { return fmt::format("{:.4g}", loss); }
 /// The command that makes an artifact of the format. Bits by channel are divided between the sides by `calibrate`.
 std::string command_for(plan::cache_format const& format) {
   if (format.is_exact()) return "no calibration: f16";
-  plan::side_format const& side = format.key;
+  side_format const& side = format.key;
   bool const divided = side.by_channel() && format.value.by_channel();
   if (!format.is_one_spec() && !divided) return "the artifact of " + plan::to_string(format);
   std::string const bits = fmt::format("{}", divided ? (side.bits + format.value.bits) / 2 : side.id.bits);

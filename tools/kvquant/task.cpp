@@ -8,9 +8,9 @@
 #include <map>
 #include <utility>
 
+#include "engines/artifact_label.hpp"
 #include "kvquant/core/config.hpp"
 #include "kvquant/core/error.hpp"
-#include "runtime/artifact_label.hpp"
 #include "runtime/simulation/baselines.hpp"
 #include "tools/kvquant/evaluated_cache.hpp"
 #include "tools/tasks/passkey.hpp"
@@ -163,7 +163,7 @@ std::vector<named_cache> make_caches(task_options const& options, model_file& op
   }
   for (std::string const& path : options.artifacts) {
     auto cache = runtime::make_cache(path, options.backend, opened.config, opened.file.hash(), sizes);
-    auto const label = label_with(runtime::label_of(cache->info()), options.recent_pages);
+    auto const label = label_with(label_of(cache->info()), options.recent_pages);
     caches.push_back(
         {new_name(caches, label, path), text_hash(read_text({path, {}})), tasks::test_packed(std::move(cache))});
   }

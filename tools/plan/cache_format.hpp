@@ -7,20 +7,11 @@
 #include <string>
 #include <string_view>
 
+#include "engines/side_format.hpp"
 #include "kvquant/cache/page.hpp"
 #include "kvquant/format/formats.hpp"
 
 namespace kvquant::plan {
-
-/// One side: "nuq3-1%", "adaptive2.5-0.5%", "f16".
-struct side_format {
-  format_id id;
-  double bits = 0;              ///< of an element, slots included; of formats that are `by_channel`, else 0
-  double outlier_fraction = 0;  ///< of a page's elements; of formats that are `by_channel` paid from `bits`
-
-  bool by_channel() const { return id.bits == 0; }
-  friend bool operator==(side_format const&, side_format const&) = default;
-};
 
 struct cache_format {
   side_format key, value;
@@ -31,7 +22,6 @@ struct cache_format {
   friend bool operator==(cache_format const&, cache_format const&) = default;
 };
 
-std::string to_string(side_format const& format);
 /// "nuq3-1%", or "nuq4-1%/nuq2-1%" where keys and values differ.
 std::string to_string(cache_format const& format);
 

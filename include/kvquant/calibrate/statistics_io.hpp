@@ -26,6 +26,25 @@ struct saved_statistics {
   provenance origin;                     ///< of the calibration
 };
 
+/// Of what they are statistics.
+inline std::string subject_of(key_space keys, std::string const& model_name, std::string const& model_hash) {
+  return text(to_string(keys), " keys of \"", model_name, "\" (", model_hash, ")");
+}
+inline std::string subject_of(saved_statistics const& it) {
+  return subject_of(it.keys, it.origin.model_name, it.origin.model_hash);
+}
+
+/// Adds what `other` has seen: its windows too, once ranges are frozen. Throws `bad_format` for statistics of another
+/// model, or of keys taken elsewhere, and what `calibrator::merge` throws.
+inline void merge(saved_statistics& to, saved_statistics const& other) {
+  require(other.origin.model_hash == to.origin.model_hash && other.keys == to.keys, errc::bad_format, "statistics of ",
+          subject_of(other), ", expected those of ", subject_of(to));
+  to.statistics.merge(other.statistics);
+  if (!to.statistics.ranges_frozen()) return;
+  to.origin.samples += other.origin.samples;
+  to.origin.text_hash += "+" + other.origin.text_hash;
+}
+
 namespace detail {
 
 struct statistics_members {

@@ -1,6 +1,6 @@
 #pragma once
 /// \file
-/// Artifacts beside a model: what tables call them, and whether they belong to it.
+/// Whether an artifact belongs to a model.
 
 #include <filesystem>
 #include <string>
@@ -9,9 +9,6 @@
 #include "runtime/model_config.hpp"
 
 namespace kvquant::runtime {
-
-/// "nuq3-1%", with what differs from the defaults: "nuq3-1%, 0 sinks, post-RoPE keys".
-std::string label_of(artifact_info const& info);
 
 /// Throws `bad_format` naming the file and both models unless the artifact was made for the model of that hash and
 /// shape.

@@ -1,11 +1,11 @@
-#include "runtime/artifact_label.hpp"
+#include "engines/artifact_label.hpp"
 
 #include <cmath>
 
 #include "kvquant/core/error.hpp"
 #include "kvquant/quantize/outlier.hpp"
 
-namespace kvquant::runtime {
+namespace kvquant {
 
 namespace {
 
@@ -34,13 +34,4 @@ std::string label_of(artifact_info const& info) {
   return label;
 }
 
-void require_made_for(std::filesystem::path const& path, artifact_info const& info, model_config const& config,
-                      std::string const& model_hash) {
-  try {
-    kvquant::require_made_for(info, config.name, model_hash, shape_of(config));
-  } catch (error const& failure) {
-    throw error{failure.code, text(path.string(), ": ", failure.what())};
-  }
-}
-
-}  // namespace kvquant::runtime
+}  // namespace kvquant

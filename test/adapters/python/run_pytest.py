@@ -1,0 +1,28 @@
+#!/usr/bin/env python3
+"""Runs pytest on some files of this folder, or is skipped, saying so, where what it needs is missing.
+Usage: run_pytest.py [FILE...], none where the package was not built."""
+
+import importlib.util
+import pathlib
+import sys
+
+SKIPPED = 77
+
+
+def main() -> int:
+    if not sys.argv[1:]:
+        print("skipped: the Python package was not built, its Python lacks nanobind (scripts/python_environment)")
+        return SKIPPED
+    missing = [name for name in ("numpy", "pytest") if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"skipped: {' and '.join(missing)} of Python are missing (scripts/python_environment)")
+        return SKIPPED
+    import pytest
+
+    folder = pathlib.Path(__file__).resolve().parent
+    return int(pytest.main(["-q", "-p", "no:cacheprovider", "--color=no", "--rootdir", str(folder),
+                            *(str(folder / name) for name in sys.argv[1:])]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
