@@ -83,7 +83,7 @@ void show_solutions(plan::solved const& it) {
   text_table layers = {{"layer", "keys", "values"}};
   for (std::size_t layer = 0; layer < it.layers_apart.by_layer.size(); ++layer) {
     plan::cache_format const& format = it.layers_apart.by_layer[layer];
-    layers.push_back({std::to_string(layer), plan::to_string(format.key), plan::to_string(format.value)});
+    layers.push_back({std::to_string(layer), to_string(format.key), to_string(format.value)});
   }
   fmt::print("\n");
   print_table(layers);
@@ -107,7 +107,7 @@ void write_files(plan::solved const& it, nlohmann::json all, common_options cons
     if (one.found.by_layer.empty()) continue;
     nlohmann::json layers = nlohmann::json::array();
     for (plan::cache_format const& format : one.found.by_layer)
-      layers.push_back({{"keys", plan::to_string(format.key)}, {"values", plan::to_string(format.value)}});
+      layers.push_back({{"keys", to_string(format.key)}, {"values", to_string(format.value)}});
     solutions[one.key] = {
         {"bits_per_element", one.found.bits}, {"bytes", one.found.bytes}, {"loss", one.found.loss}, {"layers", layers}};
   }
