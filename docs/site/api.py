@@ -187,7 +187,9 @@ def read(folder: pathlib.Path) -> tuple[list[Symbol], dict[str, str]]:
             if kind == "namespace":
                 symbols += [member_symbol(it, name) for it in compound.iter("memberdef") if is_shown(it)]
             elif kind in ("struct", "class", "concept") and compound.get("prot", "public") == "public":
-                symbols += [compound_symbol(compound)] if description_of(compound) else []
+                if not description_of(compound):  # Doxygen does not ask for those of concepts
+                    raise SystemExit(f"{name} is not documented")
+                symbols.append(compound_symbol(compound))
     return sorted(symbols, key=lambda it: (it.file, it.line)), headers
 
 
@@ -206,8 +208,6 @@ class Linker:
                 target = f"{page}.md#{anchor_of(it.name)}"
                 full = it.name.removeprefix("kvquant::")
                 self.targets.setdefault(full, target)
-                if it is symbol:
-                    self.targets.setdefault(symbol.short, target)
 
     def link(self, text: str) -> str:
         def replace(found: re.Match[str]) -> str:
@@ -247,12 +247,22 @@ def member_text(members: list[Symbol], linker: Linker) -> Iterator[str]:
         yield f"{heading}\n{extra}\n```cpp\n{signatures}\n```\n\n{linker.link(run[0].text)}\n"
 
 
-def unique(symbols: list[Symbol]) -> list[list[Symbol]]:
+def overloads(symbols: list[Symbol]) -> list[list[Symbol]]:
     """Overloads of one header together."""
     groups: dict[tuple[str, str], list[Symbol]] = {}
     for it in symbols:
         groups.setdefault((it.file, it.name), []).append(it)
     return list(groups.values())
+
+
+def with_own_anchors(text: str) -> str:
+    """Of headings with the same anchor, overloads say, all but the first get a number."""
+    seen: dict[str, int] = {}
+
+    def numbered(found: re.Match[str]) -> str:
+        seen[found[1]] = seen.get(found[1], 0) + 1
+        return found[0] if seen[found[1]] == 1 else f"{{ #{found[1]}-{seen[found[1]]} }}"
+    return re.sub(r"\{ #([\w-]+) \}", numbered, text)
 
 
 def page(folder: str, symbols: list[Symbol], headers: dict[str, str], linker: Linker) -> str:
@@ -261,7 +271,7 @@ def page(folder: str, symbols: list[Symbol], headers: dict[str, str], linker: Li
     for file in files:
         out.append(f"\n## {file.rsplit('/', 1)[-1]} {{ #{anchor_of(file)} }}\n\n`#include \"{file}\"`"
                    f"{{ .where }}\n\n{linker.link(headers[file])}\n")
-        for group in unique([it for it in symbols if it.file == file]):
+        for group in overloads([it for it in symbols if it.file == file]):
             first = group[0]
             signatures = "\n\n".join(it.signature for it in group)
             texts = list(dict.fromkeys(linker.link(it.text) for it in group))
@@ -269,7 +279,7 @@ def page(folder: str, symbols: list[Symbol], headers: dict[str, str], linker: Li
             heading = f"### {name} {{ #{anchor_of(first.name)} }}"
             out.append(f"\n{heading}\n\n```cpp\n{signatures}\n```\n\n" + "\n\n".join(texts) + "\n")
             out += member_text([member for it in group for member in it.members], linker)
-    return "\n".join(out)
+    return with_own_anchors("\n".join(out))
 
 
 def write(xml_folder: pathlib.Path, to: pathlib.Path) -> list[str]:

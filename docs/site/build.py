@@ -24,7 +24,7 @@ ROOT = HERE.parent.parent
 OF_THE_ROOT = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)#\s]+)")
 FENCED = re.compile(r"(^```.*?^```\n?)", re.DOTALL | re.MULTILINE)
-LANGUAGES = {".cpp": "cpp", ".hpp": "cpp", ".py": "python"}
+LANGUAGES = {".cpp": "cpp", ".hpp": "cpp", ".c": "c", ".h": "c", ".py": "python"}
 
 
 def title_of(page: pathlib.Path) -> str:

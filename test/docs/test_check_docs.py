@@ -43,6 +43,21 @@ class Documentation(unittest.TestCase):
     def test_a_link_to_nowhere_is_found(self) -> None:
         self.assertEqual(self.faults("[code](b.c)\n"), ["page.md: a link to b.c, which is not there"])
 
+    def test_a_link_to_a_heading_that_is_not_there_is_found(self) -> None:
+        page = "# A page's title, once\n[here](#a-pages-title-once) [there](page.md#a-pages-title-once)\n"
+        self.assertEqual(self.faults(page), [])
+        self.assertEqual(self.faults(page + "[nowhere](#b)\n"),
+                         ["page.md: a link to #b, which has no such heading"])
+
+    def test_regions_are_written(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            root = pathlib.Path(folder)
+            old = (CPP_BLOCK + C_BLOCK).replace("int x", "int old")
+            for name, text in {**SOURCES, "page.md": old}.items():
+                (root / name).write_text(text, encoding="utf-8")
+            check_docs.write(root, root / "page.md")
+            self.assertEqual((root / "page.md").read_text(encoding="utf-8"), CPP_BLOCK + C_BLOCK)
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -15,9 +15,10 @@ namespace kvquant {
 
 /// `info.spec` says whose `artifact` it is.
 struct any_artifact {
-  artifact_info info;
-  std::vector<layer_artifact> layers;
+  artifact_info info;                  ///< with the spec's name
+  std::vector<layer_artifact> layers;  ///< [info.shape.layers]
 
+  /// Of formats that the program knows.
   template <Spec S>
   any_artifact(artifact<S> it) : info(std::move(it.info)), layers(std::move(it.layers)) {}
 };

@@ -49,6 +49,8 @@ concept HasDefaultTable = requires {
   { F::default_table() } -> std::same_as<typename F::table>;
 };
 
+/// A datatype: a struct of static functions, with levels of its own (`HasDefaultTable`) or from calibration
+/// (`MakesTable`).
 template <class F>
 concept Format = HasNameAndWidth<F> && HasPlainTypes<F> && HasCodec<F> &&
     ((F::fitted && MakesTable<F>) || (!F::fitted && HasDefaultTable<F>));

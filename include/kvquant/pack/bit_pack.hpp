@@ -13,8 +13,10 @@
 
 namespace kvquant {
 
+/// Bits of codes that are packed without gaps.
 template <int Bits>
 concept CodeWidth = Bits >= 1 && Bits <= 8;
+/// Bits of codes that are numbers of 16 bits as they are.
 template <int Bits>
 concept WideCodeWidth = Bits == 16;
 

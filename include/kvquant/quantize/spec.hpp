@@ -103,6 +103,7 @@ struct spec {
   }
 };
 
+/// What `spec` is: a format of keys, one of values, and the name of both.
 template <class S>
 concept Spec = Format<typename S::key_format> && Format<typename S::value_format> && requires {
   { S::page_tokens } -> std::convertible_to<int>;
