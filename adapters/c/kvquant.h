@@ -301,9 +301,9 @@ KVQUANT_API kvquant_status kvquant_append(kvquant_sequence* sequence, int32_t la
    cache as it is. Reads the sequences. */
 KVQUANT_API kvquant_status kvquant_attend(kvquant_cache* cache, int32_t layer, kvquant_query const* queries,
                                           size_t count);
-/* Appends `query->rows` tokens to `query->sequence`, and attends from each. What a token sees is what it would have seen
-   had they come one by one, whatever the cut of a text into calls; a backend's sums may round otherwise. Sums of scores
-   are not to be had here. Changes the sequence. */
+/* Appends `query->rows` tokens to `query->sequence`, and attends from each. What a token sees is what it would have
+   seen had they come one by one, whatever the cut of a text into calls; a backend's sums may round otherwise. Sums of
+   scores are not to be had here. Changes the sequence. */
 KVQUANT_API kvquant_status kvquant_append_and_attend(int32_t layer, kvquant_dtype dtype, void const* k, size_t k_stride,
                                                      void const* v, size_t v_stride, kvquant_query const* query);
 
