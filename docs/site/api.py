@@ -187,9 +187,9 @@ def read(folder: pathlib.Path) -> tuple[list[Symbol], dict[str, str]]:
             if kind == "namespace":
                 symbols += [member_symbol(it, name) for it in compound.iter("memberdef") if is_shown(it)]
             elif kind in ("struct", "class", "concept") and compound.get("prot", "public") == "public":
-                if not description_of(compound):  # Doxygen does not ask for those of concepts
-                    raise SystemExit(f"{name} is not documented")
                 symbols.append(compound_symbol(compound))
+    if silent := [it.name for it in symbols if not it.text]:  # Doxygen asks for no text of concepts
+        raise SystemExit(f"not documented: {', '.join(silent)}")
     return sorted(symbols, key=lambda it: (it.file, it.line)), headers
 
 

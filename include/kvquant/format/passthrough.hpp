@@ -21,6 +21,7 @@ struct passthrough {
   static constexpr bool scaled = false;
   using code_type = std::uint16_t;
   ///@}
+  /// Nothing to look up.
   struct table {};
 
   ///@{
