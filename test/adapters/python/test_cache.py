@@ -126,7 +126,7 @@ def test_append_and_attend_is_decoding(artifact: kvquant.Artifact, windows: list
         for t in range(TOKENS):
             one_by_one.append(0, window.k[0][t : t + 1], window.v[0][t : t + 1])
             steps.append(one_by_one.attend(0, queries[t : t + 1])[0])
-        # Kernels in integers round the queries of a call together.
+        # In integers, keys are turned in place of queries where many share a call.
         assert eval.relative_error(all_at_once, np.array(steps)) <= (0.02 if backend == "cpu" else 0)
     with pytest.raises(kvquant.Error, match="159 queries"):
         at_once.append_and_attend(0, window.k[0], window.v[0], queries[1:])
