@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What docs/hugging_face.md shows, run as a test: a transformers model calibrated, and generating from packed pages.
 
-Usage: hugging_face.py FOLDER [NAME], where NAME is what from_pretrained takes; without it a tiny random model is made in
-FOLDER, where all files are left.
+Usage: hugging_face.py FOLDER [NAME], where NAME is what from_pretrained takes; without it a tiny random model is made
+in FOLDER, where all files are left.
 """
 
 import sys
@@ -55,7 +55,7 @@ def share_a_prompt(name: str, path: Path, prompt: str, questions: list[str]) -> 
         model.generate(**tokenizer(prompt, return_tensors="pt"), past_key_values=read, max_new_tokens=1)
         for question in questions:
             ids = tokenizer(prompt + question, return_tensors="pt")
-            answer = model.generate(**ids, past_key_values=read.fork(), max_new_tokens=32)  # pages of the prompt are shared
+            answer = model.generate(**ids, past_key_values=read.fork(), max_new_tokens=32)  # the prompt's pages: shared
             print(tokenizer.decode(answer[0, ids["input_ids"].shape[1]:]))
     # [/doc]
 
@@ -70,9 +70,9 @@ def make_tiny(folder: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<end>", eos_token="<end>").save_pretrained(folder)
-    config = LlamaConfig(vocab_size=257, hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2,
-                         num_hidden_layers=2, max_position_embeddings=2048, initializer_range=0.15, eos_token_id=256,
-                         pad_token_id=256)
+    config = LlamaConfig(vocab_size=257, hidden_size=64, intermediate_size=96, num_attention_heads=4,
+                         num_key_value_heads=2, num_hidden_layers=2, max_position_embeddings=2048,
+                         initializer_range=0.15, eos_token_id=256, pad_token_id=256)
     LlamaForCausalLM(config).save_pretrained(folder)
 
 

@@ -9,13 +9,15 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+torch.set_num_threads(1)  # models are tiny
 VOCABULARY, WINDOW = 97, 40
 # What models call their cache: another name in later versions.
 CACHE = next(name for name in ("cache", "past_key_values")
              if name in inspect.signature(transformers.LlamaModel.forward).parameters)
 _COMMON = {"vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4,
            "num_key_value_heads": 2, "head_dim": 32, "num_hidden_layers": 3, "max_position_embeddings": 512,
-           "initializer_range": 0.15, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None, "attn_implementation": "eager"}
+           "initializer_range": 0.15, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None,
+           "attn_implementation": "eager"}
 _MIXED = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
 _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {}),
@@ -46,7 +48,7 @@ def tiny(kind: str, **changes: Any) -> PreTrainedModel:
     """In evaluation, in float32."""
     torch.manual_seed(3)
     model = transformers.AutoModelForCausalLM.from_config(tiny_config(kind, **changes))
-    for name, weight in model.named_parameters():  # norms begin as ones, or zeros, which would hide where keys are taken
+    for name, weight in model.named_parameters():  # norms begin as ones, which would hide where keys are taken
         if name.endswith("norm.weight"):
             weight.data += 0.3 * torch.randn_like(weight)
     return model.eval()

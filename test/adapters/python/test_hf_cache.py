@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import runpy
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import kvquant
 import pytest
@@ -40,10 +43,11 @@ def artifact(llama: PreTrainedModel) -> kvquant.Artifact:
         return kvquant.hf.calibrate(llama, windows=tokens(256, 4, seed=8).tolist(), format="nuq4")
 
 
-def step_by_step(model: PreTrainedModel, cache: kvquant.hf.KVQuantCache, ids: torch.Tensor, prompt: int) -> torch.Tensor:
+    for one in ids[:, prompt:].split(1, dim=1):
+        parts.append(model(input_ids=one, **{CACHE: cache}).logits)
     """Logits of a prompt and of each token behind it."""
     parts = [model(input_ids=ids[:, :prompt], **{CACHE: cache}).logits]
-    parts += [model(input_ids=ids[:, i:i + 1], **{CACHE: cache}).logits for i in range(prompt, ids.shape[1])]
+    parts += [model(input_ids=one, **{CACHE: cache}).logits for one in ids[:, prompt:].split(1, dim=1)]
     return torch.cat(parts, dim=1)
 
 
@@ -160,13 +164,14 @@ def test_assisted_decoding_goes_back(llama: PreTrainedModel) -> None:
 
 def test_crop_forgets(llama: PreTrainedModel) -> None:
     ids, others = tokens(ALL), tokens(ALL, seed=6)
+    expected = logits_of(llama, ids)[:, 140:]
     with exactly(llama) as attached:
         cache = attached.cache(max_tokens=512)
         llama(input_ids=torch.cat([ids[:, :140], others[:, :25]], dim=1), **{CACHE: cache})
         cache.crop(-25)
         assert cache.get_seq_length() == 140
         got = llama(input_ids=ids[:, 140:], **{CACHE: cache}).logits
-        assert distance(got, logits_of(llama, ids)[:, 140:]) < EXACT
+        assert distance(got, expected) < EXACT
         cache.crop(100)  # as earlier versions of transformers say it
         assert cache.get_seq_length() == len(cache.rows[0]) == 100
         with pytest.raises(kvquant.Error, match="crop: 101 of 100 columns"):
@@ -186,16 +191,15 @@ def test_one_prompt_many_answers(llama: PreTrainedModel, artifact: kvquant.Artif
 
 
 def test_rows_are_repeated_and_selected(llama: PreTrainedModel) -> None:
-    ids = tokens(PROMPT, rows=2)
+    ids, ends = tokens(PROMPT, rows=2), tokens(10, rows=2, seed=9)
+    expected = logits_of(llama, torch.cat([ids[[1, 0]], ends], dim=1))[:, PROMPT:]
     with exactly(llama) as attached:
         cache = attached.cache(max_tokens=2048)
         llama(input_ids=ids, **{CACHE: cache})
         cache.batch_repeat_interleave(2)
         cache.batch_select_indices(torch.tensor([3, 0]))
         assert cache.batch_size == 2
-        ends = tokens(10, rows=2, seed=9)
         got = llama(input_ids=ends, **{CACHE: cache}).logits
-        expected = logits_of(llama, torch.cat([ids[[1, 0]], ends], dim=1))[:, PROMPT:]
         assert distance(got, expected) < EXACT
 
 
@@ -215,6 +219,8 @@ def test_bfloat16(llama: PreTrainedModel) -> None:
 
 
 def test_a_cache_that_is_full_says_so_and_goes_on(llama: PreTrainedModel) -> None:
+    ids = torch.cat([tokens(100), tokens(5, seed=2)], dim=1)
+    expected = logits_of(llama, ids)[:, 100:]
     with exactly(llama) as attached:
         cache = attached.cache(max_tokens=128)
         llama(input_ids=tokens(100), **{CACHE: cache})
@@ -222,9 +228,7 @@ def test_a_cache_that_is_full_says_so_and_goes_on(llama: PreTrainedModel) -> Non
             llama(input_ids=tokens(200), **{CACHE: cache})
         assert full.value.code == "out_of_pages"
         assert cache.get_seq_length() == len(cache.rows[0]) == 100
-        ids = torch.cat([tokens(100), tokens(5, seed=2)], dim=1)
-        got = llama(input_ids=ids[:, 100:], **{CACHE: cache}).logits
-        assert distance(got, logits_of(llama, ids)[:, 100:]) < EXACT
+        assert distance(llama(input_ids=ids[:, 100:], **{CACHE: cache}).logits, expected) < EXACT
 
 
 def refused(model: PreTrainedModel, text: str, code: str, **choices: object) -> None:
@@ -293,3 +297,14 @@ def test_hooks_are_gone_after_detach(llama: PreTrainedModel) -> None:
     with pytest.raises(kvquant.Error, match="was detached"):
         attached.cache(max_tokens=64)
     assert llama(input_ids=tokens(4)).logits.shape == (1, 4, VOCABULARY)
+
+
+def test_the_documentations_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                    capsys: pytest.CaptureFixture[str]) -> None:
+    example = Path(__file__).resolve().parents[3] / "examples" / "python" / "hugging_face.py"
+    monkeypatch.setattr(sys, "argv", [str(example), str(tmp_path)])
+    with torch.enable_grad():
+        runpy.run_path(str(example), run_name="__main__")
+    assert "2 answers, " in capsys.readouterr().out
+    made = {path.name for path in tmp_path.glob("*.kvq")}
+    assert made == {"model.kvq", "mixed-2.5.kvq", "mixed-3.kvq", "mixed-4.kvq"}

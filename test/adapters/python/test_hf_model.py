@@ -42,7 +42,8 @@ def test_yarns_attention_factor_is_transformers() -> None:
 
 
 @pytest.mark.parametrize(("kind", "changes", "text"), [
-    ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "'dynamic': its frequencies"),
+    ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+     "'dynamic': its frequencies"),
     ("yarn", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "truncate": False,
                                   "original_max_position_embeddings": 128}}, "truncate = False"),
     ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),

@@ -1,7 +1,7 @@
 """kvquant in Hugging Face transformers: calibration through autograd, and a cache for `generate`.
 
-`attach` lets a model attend over packed pages, and hands out caches; `calibrate` makes the artifact. Models of the types
-llama, mistral, qwen2, qwen3, gemma2 (calibration alone, as long as it caps attention's scores) and gemma3_text.
+`attach` lets a model attend over packed pages, and hands out caches; `calibrate` makes the artifact. Models of the
+types llama, mistral, qwen2, qwen3, gemma2 (calibration alone, as long as it caps attention's scores) and gemma3_text.
 Needs torch and transformers 5: `pip install kvquant[hf]`.
 """
 

@@ -54,7 +54,7 @@ class Attached:
         self._modules = attention_modules(model)
         for layer, module in enumerate(self._modules):
             if module in _attached:
-                raise refusal("bad_value", "the model is attached already, to another artifact perhaps; detach() it first")
+                raise refusal("bad_value", "the model is attached already; detach() it first")
         self._implementation = self._config._attn_implementation
         model.set_attn_implementation(_NAME)
         self._hooks = hook_keys(model, self._modules, self._see_keys)
@@ -138,7 +138,7 @@ def _attention(module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, 
     if torch.compiler.is_compiling():
         raise refusal("unsupported", "a compiled model: attention over packed pages runs outside of torch")
     if torch.is_grad_enabled() and query.requires_grad:
-        raise refusal("unsupported", "gradients: attention over packed pages has none, call the model under torch.no_grad()")
+        raise refusal("unsupported", "gradients: attention over packed pages has none, call it under torch.no_grad()")
     if choices.get("output_attentions"):
         raise refusal("unsupported", "output_attentions: attention over packed pages does not keep its weights")
     if dropout > 0 or choices.get("softcap") is not None or choices.get("is_causal") is False:
@@ -146,7 +146,8 @@ def _attention(module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, 
     shape = attached.shape
     window = shape.window if layer in shape.local_layers else None
     if "sliding_window" in choices and choices["sliding_window"] != window:
-        raise refusal("bad_shape", f"layer {layer}: sliding_window is {choices['sliding_window']}, of the artifact {window}")
+        raise refusal("bad_shape", f"layer {layer}: sliding_window is {choices['sliding_window']}, "
+                                   f"of the artifact {window}")
     out = attached.attend(layer, query, value, attention_mask, choices.get("position_ids"),
                           scaling if scaling is not None else shape.head_dim ** -0.5)
     return out, None
@@ -183,12 +184,12 @@ def _require_shape(model: PreTrainedModel, artifact: Artifact) -> None:
 def attach(model: PreTrainedModel, artifact: Artifact | str | Path, *, model_hash: str | None = None) -> Attached:
     """Lets a model attend over packed pages: its attention function is kvquant's, and its keys are taken before RoPE.
 
-    artifact: one, or its path. model_hash: what the artifact says of its model, where that is not `kvquant.hf.model_hash`
-    of this one: an artifact of `kvquant calibrate` has its GGUF file's (`kvquant inspect` tells it). Raises Error for an
-    artifact of another model, and naming what of the model is not supported.
+    artifact: one, or its path. model_hash: what the artifact says of its model, where that is not
+    `kvquant.hf.model_hash` of this one: an artifact of `kvquant calibrate` has its GGUF file's, which `kvquant inspect`
+    tells. Raises Error for an artifact of another model, and naming what of the model is not supported.
 
-    Use it as a context manager, or call `detach`. A model on a GPU works, and says so once: its keys, values and queries
-    go to the CPU, where the pages are, and the outputs back.
+    Use it as a context manager, or call `detach`. A model on a GPU works, with a warning: its keys, values and queries go
+    to the CPU, where the pages are, and the outputs back.
     """
     if not isinstance(artifact, Artifact):
         artifact = Artifact.load(artifact)
@@ -203,9 +204,9 @@ def attach(model: PreTrainedModel, artifact: Artifact | str | Path, *, model_has
         made_for, this = artifact.origin.model_hash, model_hash or fingerprint(model)
         if made_for != this:
             raise refusal("bad_format", f"the artifact was made for the model of hash {made_for!r} "
-                                        f"({artifact.origin.model_name!r}), this one's is {this!r}; where they are known to "
-                                        "be one model in two formats, pass the artifact's as model_hash")
+                                        f"({artifact.origin.model_name!r}), this one's is {this!r}; where both are "
+                                        "one model in two formats, pass the artifact's as model_hash")
     if any(weight.device.type != "cpu" for weight in model.parameters()):
-        warnings.warn("the model is on an accelerator, kvquant's pages are in the CPU's memory: keys, values and queries "
-                      "are copied there in every layer", stacklevel=2)
+        warnings.warn("the model is on an accelerator, kvquant's pages are in the CPU's memory: keys, values and "
+                      "queries are copied there in every layer", stacklevel=2)
     return Attached(model, artifact)

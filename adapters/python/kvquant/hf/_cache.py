@@ -52,8 +52,8 @@ class _Layer(CacheLayerMixin):
 class KVQuantCache(TransformersCache):
     """What `generate` takes as its cache; made by `Attached.cache`, for one batch at a time.
 
-    `packed` is the kvquant.Cache that holds the tokens, `rows` are its sequences, one for each row of the batch from the
-    first forward on. Padding on the left is never stored.
+    `packed` is the kvquant.Cache that holds the tokens, `rows` are its sequences, one for each row of the batch from
+    the first forward on. Padding on the left is never stored.
     """
 
     def __init__(self, attached: Attached, packed: Cache) -> None:
@@ -81,8 +81,8 @@ class KVQuantCache(TransformersCache):
                           softmax_scale: float) -> torch.Tensor:
         """Attention of new columns as if they came one by one.
 
-        keys (before RoPE), values [batch, columns, kv_heads, head_dim] and queries (after RoPE) [batch, columns, q_heads,
-        head_dim], float32 on the CPU; returns [batch, columns, q_heads, head_dim], zero where there is padding.
+        keys (before RoPE), values [batch, columns, kv_heads, head_dim] and queries (after RoPE) [batch, columns,
+        q_heads, head_dim], float32 on the CPU; returns what queries are like, zero where there is padding.
         """
         batch, columns = queries.shape[:2]
         self._open_rows(batch)
@@ -212,16 +212,16 @@ def _padding(attention_mask: torch.Tensor | None, batch: int, width: int) -> lis
     if attention_mask is None:
         return [0] * batch
     if attention_mask.ndim != 2:
-        raise refusal("unsupported", f"attention_mask of shape {tuple(attention_mask.shape)}, expected (batch, columns): "
-                                     "attention is causal, over the layer's window")
+        raise refusal("unsupported", f"attention_mask of shape {tuple(attention_mask.shape)}, expected "
+                                     "(batch, columns): attention is causal, over the layer's window")
     if tuple(attention_mask.shape) != (batch, width):
         raise refusal("bad_shape", f"attention_mask of shape {tuple(attention_mask.shape)}, expected {(batch, width)}: "
                                    "of all columns so far and the new ones")
     real = attention_mask.detach().to("cpu", torch.bool)
     padding = width - real.sum(dim=1)
     if bool((real != (torch.arange(width)[None, :] >= padding[:, None])).any()):
-        raise refusal("unsupported", "attention_mask: zeros between or behind tokens, expected padding on the left alone "
-                                     "(tokenizer.padding_side = 'left')")
+        raise refusal("unsupported", "attention_mask: zeros between or behind tokens, expected padding on the left "
+                                     "alone (tokenizer.padding_side = 'left')")
     return [int(count) for count in padding]
 
 
@@ -230,8 +230,8 @@ def _new_tokens(layer: _Layer, columns: int, padding: list[int]) -> list[int]:
     for row, (length, pad) in enumerate(zip(layer.lengths, padding, strict=True)):
         expected = max(0, layer.columns - pad)
         if length != expected:
-            raise refusal("bad_value", f"attention_mask: row {row} has {expected} tokens in the {layer.columns} columns so "
-                                       f"far, the cache was given {length}")
+            raise refusal("bad_value", f"attention_mask: row {row} has {expected} tokens in the {layer.columns} columns "
+                                       f"so far, the cache was given {length}")
     return [min(columns, layer.columns + columns - pad) if pad < layer.columns + columns else 0 for pad in padding]
 
 
@@ -242,5 +242,5 @@ def _require_positions(positions: torch.Tensor | None, lengths: list[int], new: 
     given = positions.detach().to("cpu").expand(len(lengths), columns)
     for row, (length, count) in enumerate(zip(lengths, new, strict=True)):
         if count > 0 and not torch.equal(given[row, columns - count:], torch.arange(length, length + count)):
-            raise refusal("unsupported", f"position_ids: row {row} goes on at {int(given[row, columns - count])}, expected "
-                                         f"{length} and rising: padding has no positions, as generate() counts them")
+            raise refusal("unsupported", f"position_ids: row {row} goes on at {int(given[row, columns - count])}, "
+                                         f"expected {length} and rising: padding has none, as generate() counts them")

@@ -68,7 +68,8 @@ class _Watched:
     def rows(self, side: str, x: torch.Tensor) -> Array:
         """[tokens, kv_heads, head_dim] of one window, as the artifact has its channels."""
         of_keys = side == "keys"
-        rows = token_rows(x, self.shape, self._heads_first and of_keys)[0].detach().to(device="cpu", dtype=torch.float32)
+        rows = token_rows(x, self.shape, self._heads_first and of_keys)[0]
+        rows = rows.detach().to(device="cpu", dtype=torch.float32)
         return (rows[..., self._order] if of_keys and self._order is not None else rows).contiguous()
 
 
@@ -137,17 +138,17 @@ def _require_calibratable(model: PreTrainedModel, gradients: bool) -> None:
 
 def collect(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None,
             texts: str | Iterable[str] | None = None, *, samples: int = 16, context: int = 2048, seed: int = 0,
-            windows: Iterable[Numbers[int]] | None = None, outliers: float | tuple[float, float] = 0.01, sinks: int = 1,
-            adaptive: bool = False, gradients: bool = True, ranges_of: Calibrator | None = None,
+            windows: Iterable[Numbers[int]] | None = None, outliers: float | tuple[float, float] = 0.01,
+            sinks: int = 1, adaptive: bool = False, gradients: bool = True, ranges_of: Calibrator | None = None,
             max_tokens: int | None = None, pairing: str = "half_split", model_hash: str | None = None,
             progress: Callable[[int, int], None] | None = None) -> Calibrator:
     """Statistics of a model's keys and values, from which `fit` makes artifacts; `merge` adds those of other runs.
 
     Windows are chosen from texts as `kvquant calibrate` does (samples, context, seed), or given as lists of token ids.
     Each is run twice: for the ranges of channels, then backwards from the mean cross-entropy, with weights frozen.
-    gradients: False saves the way back, and leaves fit(weights="activation" or "none"). ranges_of: others' ranges in place
-    of the first pass, for statistics that are to be merged; max_tokens: of all of them together, where there are others.
-    pairing, model_hash: as of `shape_of` and `attach`, for artifacts that serve the same model elsewhere.
+    gradients: False saves the way back, and leaves fit(weights="activation" or "none"). ranges_of: others' ranges in
+    place of the first pass, for statistics that are to be merged; max_tokens: of all of them together, where there are
+    others. pairing, model_hash: as of `shape_of` and `attach`, for artifacts that serve the same model elsewhere.
     progress: called with windows done and windows in all, passes counted one by one.
     """
     _require_calibratable(model, gradients)
@@ -162,14 +163,14 @@ def collect(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = 
         raise ValueError("collect: expected a tokenizer and texts, or windows")
     shortest = min((len(window) for window in chosen), default=0)
     if shortest < sinks + 2:
-        raise ValueError(f"windows: {len(chosen)}, the shortest of {shortest} tokens, expected {sinks + 2} tokens or more: "
-                         "the sinks, one to learn from and one to predict")
+        raise ValueError(f"windows: {len(chosen)}, the shortest of {shortest} tokens, expected {sinks + 2} tokens or "
+                         "more: the sinks, one to learn from and one to predict")
     origin = Origin(model_name=text_config(model).name_or_path or type(model).__name__,
                     model_hash=model_hash or fingerprint(model), text_hash=text_hash(text) if text is not None else "",
                     samples=len(chosen), context=max(len(window) for window in chosen), seed=seed)
     room = max_tokens if max_tokens is not None else sum(len(window) for window in chosen)
     statistics = Calibrator(shape, max_tokens=room, outliers=outliers, sinks=sinks, adaptive=adaptive, origin=origin)
-    _gather(_Watched(model, shape), statistics, chosen, gradients, ranges_of, progress or (lambda done, all_of_them: None))
+    _gather(_Watched(model, shape), statistics, chosen, gradients, ranges_of, progress or (lambda *counts: None))
     return statistics
 
 

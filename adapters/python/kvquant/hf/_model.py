@@ -91,8 +91,8 @@ def with_pairing(rope: Rope, pairing: str) -> Rope:
 def shape_of(model: PreTrainedModel | PreTrainedConfig, *, pairing: str = "half_split") -> Shape:
     """The shape of a transformers model, or of its configuration.
 
-    pairing: "half_split" as transformers has it; "interleaved" for artifacts that are to serve the same `llama` model in
-    GGUF, where the channels of a head come in another order. Raises Error ("unsupported") naming what cannot be.
+    pairing: "half_split" as transformers has it; "interleaved" for artifacts that are to serve the same `llama` model
+    in GGUF, where the channels of a head come in another order. Raises Error ("unsupported") naming what cannot be.
     """
     config = text_config(model)
     layers, heads = config.num_hidden_layers, config.num_attention_heads
