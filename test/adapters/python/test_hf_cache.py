@@ -43,8 +43,8 @@ def artifact(llama: PreTrainedModel) -> kvquant.Artifact:
         return kvquant.hf.calibrate(llama, windows=tokens(256, 4, seed=8).tolist(), format="nuq4")
 
 
-    for one in ids[:, prompt:].split(1, dim=1):
-        parts.append(model(input_ids=one, **{CACHE: cache}).logits)
+def step_by_step(model: PreTrainedModel, cache: kvquant.hf.KVQuantCache, ids: torch.Tensor,
+                 prompt: int) -> torch.Tensor:
     """Logits of a prompt and of each token behind it."""
     parts = [model(input_ids=ids[:, :prompt], **{CACHE: cache}).logits]
     parts += [model(input_ids=one, **{CACHE: cache}).logits for one in ids[:, prompt:].split(1, dim=1)]

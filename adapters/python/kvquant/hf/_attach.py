@@ -188,8 +188,8 @@ def attach(model: PreTrainedModel, artifact: Artifact | str | Path, *, model_has
     `kvquant.hf.model_hash` of this one: an artifact of `kvquant calibrate` has its GGUF file's, which `kvquant inspect`
     tells. Raises Error for an artifact of another model, and naming what of the model is not supported.
 
-    Use it as a context manager, or call `detach`. A model on a GPU works, with a warning: its keys, values and queries go
-    to the CPU, where the pages are, and the outputs back.
+    Use it as a context manager, or call `detach`. A model on a GPU works, with a warning: its keys, values and queries
+    go to the CPU, where the pages are, and the outputs back.
     """
     if not isinstance(artifact, Artifact):
         artifact = Artifact.load(artifact)

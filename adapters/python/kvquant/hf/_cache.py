@@ -230,8 +230,8 @@ def _new_tokens(layer: _Layer, columns: int, padding: list[int]) -> list[int]:
     for row, (length, pad) in enumerate(zip(layer.lengths, padding, strict=True)):
         expected = max(0, layer.columns - pad)
         if length != expected:
-            raise refusal("bad_value", f"attention_mask: row {row} has {expected} tokens in the {layer.columns} columns "
-                                       f"so far, the cache was given {length}")
+            raise refusal("bad_value", f"attention_mask: row {row} has {expected} tokens in the {layer.columns} "
+                                       f"columns so far, the cache was given {length}")
     return [min(columns, layer.columns + columns - pad) if pad < layer.columns + columns else 0 for pad in padding]
 
 
