@@ -7,6 +7,7 @@ import pathlib
 import sys
 
 SKIPPED = 77
+NOTHING_RAN = 5  # pytest's, where every file was skipped as a whole
 
 
 def main() -> int:
@@ -20,8 +21,9 @@ def main() -> int:
     import pytest
 
     folder = pathlib.Path(__file__).resolve().parent
-    return int(pytest.main(["-q", "-p", "no:cacheprovider", "--color=no", "--rootdir", str(folder),
-                            *(str(folder / name) for name in sys.argv[1:])]))
+    status = int(pytest.main(["-q", "-rs", "-p", "no:cacheprovider", "--color=no", "--rootdir", str(folder),
+                                 *(str(folder / name) for name in sys.argv[1:])]))
+    return SKIPPED if status == NOTHING_RAN else status
 
 
 if __name__ == "__main__":
