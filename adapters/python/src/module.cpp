@@ -45,6 +45,8 @@ std::pair<double, double> fractions_from(nb::handle given, char const* name) {
 NB_MODULE(_core, module) {
   namespace py = kvquant::python;
   module.doc() = "The compiled part of kvquant.";
+  // Registries of other packages (attention functions of transformers) keep objects of ours to the interpreter's end.
+  nanobind::set_leak_warnings(false);
   module.attr("__version__") = KVQUANT_VERSION;
   nanobind::register_exception_translator([](std::exception_ptr const& thrown, void*) {
     try {
