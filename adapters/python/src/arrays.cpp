@@ -1,6 +1,7 @@
 #include "adapters/python/src/arrays.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 
 #include "kvquant/core/bfloat16.hpp"
@@ -165,6 +166,8 @@ std::vector<float> read_array(nb::handle given, char const* name, std::vector<st
     if (shape[i] > 1 && array.stride(i) != static_cast<std::int64_t>(size))
       wrong_value(text(name, ": strides ", strides_of(array), " in elements, expected a contiguous array"));
   auto const* const data = data_of<float const>(array.data_handle(), array.byte_offset(), name);
+  for (std::size_t i = 0; i < size; ++i)
+    require(std::isfinite(data[i]), errc::bad_value, name, ": element ", i, " is ", data[i], ", expected a finite number");
   return {data, data + size};
 }
 

@@ -30,6 +30,7 @@ struct saved_statistics {
 inline std::string subject_of(key_space keys, std::string const& model_name, std::string const& model_hash) {
   return text(to_string(keys), " keys of \"", model_name, "\" (", model_hash, ")");
 }
+/// The same.
 inline std::string subject_of(saved_statistics const& it) {
   return subject_of(it.keys, it.origin.model_name, it.origin.model_hash);
 }

@@ -16,6 +16,7 @@ namespace kvquant {
 template <class Side>
 class token_rounder {
  public:
+  /// Of a side's channels.
   explicit token_rounder(Side const& side) : side_(side), selector_(side.make_selector()), codes_(side.channels()) {}
 
   /// Replaces `token` [channels], and returns how many outliers it has. Throws as the side's `quantize` does; then the
