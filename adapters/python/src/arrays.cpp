@@ -167,7 +167,8 @@ std::vector<float> read_array(nb::handle given, char const* name, std::vector<st
       wrong_value(text(name, ": strides ", strides_of(array), " in elements, expected a contiguous array"));
   auto const* const data = data_of<float const>(array.data_handle(), array.byte_offset(), name);
   for (std::size_t i = 0; i < size; ++i)
-    require(std::isfinite(data[i]), errc::bad_value, name, ": element ", i, " is ", data[i], ", expected a finite number");
+    require(std::isfinite(data[i]), errc::bad_value, name, ": element ", i, " is ", data[i],
+            ", expected a finite number");
   return {data, data + size};
 }
 
