@@ -108,8 +108,7 @@ void append_answer(task_run const& run, sample const& it, std::size_t cache, std
 void run_answers(task_run const& run, std::vector<sample_group> const& groups) {
   progress bar("answering", missing_lines(run, groups), run.options.common.quiet);
   for (sample_group const& group : groups) {
-    std::vector<prompt_tokens> prompts;
-    for (sample const& it : group) prompts.push_back({it.prompt, it.prompt.size() - 1});
+    auto const prompts = tasks::prompts_of(group);
     auto const batches = tasks::batches_of(group);
     for (std::size_t cache = 0; cache < run.caches.size(); ++cache) {
       if (has_all(run, group, cache)) continue;

@@ -1,15 +1,18 @@
 #include "tools/tasks/batches.hpp"
 
 #include "kvquant/cache/page.hpp"
-#include "tools/tasks/tested_cache.hpp"
 
 namespace kvquant::tasks {
 
-std::vector<sample_batch> batches_of(sample_group const& group) {
-  constexpr std::size_t most_samples = 16, most_tokens = 16384;
+std::vector<prompt_tokens> prompts_of(sample_group const& group) {
   std::vector<prompt_tokens> prompts;
   for (sample const& it : group) prompts.push_back({it.prompt, it.prompt.size() - 1});
-  auto const shared = shared_starts(prompts);
+  return prompts;
+}
+
+std::vector<sample_batch> batches_of(sample_group const& group) {
+  constexpr std::size_t most_samples = 16, most_tokens = 16384;
+  auto const shared = shared_starts(prompts_of(group));
   std::vector<sample_batch> batches;
   std::size_t own_tokens = 0;  // of the last batch
   for (std::size_t i = 0; i < group.size(); ++i) {

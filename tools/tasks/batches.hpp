@@ -6,8 +6,12 @@
 #include <vector>
 
 #include "tools/tasks/sample.hpp"
+#include "tools/tasks/tested_cache.hpp"
 
 namespace kvquant::tasks {
+
+/// The prompts of a group, of whose hidden states the last is wanted.
+std::vector<prompt_tokens> prompts_of(sample_group const& group);
 
 /// Consecutive samples of a group.
 struct sample_batch {

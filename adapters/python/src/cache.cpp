@@ -232,6 +232,21 @@ std::size_t tokens_of(sequence_handle const& self) {
   return call(self, [](engine_sequence& it) { return it.tokens(); });
 }
 
+/// `close`, at once or at the end of a `with`.
+template <class Handle>
+void bind_closing(nb::class_<Handle>& handle, char const* what) {
+  auto const close = [](Handle const& it) {
+    nb::gil_scoped_release const released;
+    it.state->close();
+  };
+  handle.def("close", close, what)
+      .def(
+          "__enter__", [](Handle& it) -> Handle& { return it; }, nb::rv_policy::reference)
+      .def(
+          "__exit__", [close](Handle const& it, nb::args const&) { close(it); },
+          nb::sig("def __exit__(self, *exception: object) -> None"));
+}
+
 void bind_opening(nb::class_<cache_handle>& cache) {
   cache
       .def(
@@ -297,22 +312,6 @@ void bind_cache_facts(nb::class_<cache_handle>& cache) {
           nb::sig("def clamps(self) -> dict[str, int]"),
           "Of `adaptive`: values sealed so far, and how many of them lay beyond what calibration had seen.")
       .def_prop_ro("closed", [](cache_handle const& it) { return it.state->is_closed(); })
-      .def(
-          "close",
-          [](cache_handle const& it) {
-            nb::gil_scoped_release const released;
-            it.state->close();
-          },
-          "Frees all memory, the sequences' too; waits for calls in progress. Later use raises ValueError.")
-      .def(
-          "__enter__", [](cache_handle& it) -> cache_handle& { return it; }, nb::rv_policy::reference)
-      .def(
-          "__exit__",
-          [](cache_handle const& it, nb::args const&) {
-            nb::gil_scoped_release const released;
-            it.state->close();
-          },
-          nb::sig("def __exit__(self, *exception: object) -> None"))
       .def("__repr__", [](cache_handle const& it) {
         return text("<kvquant.Cache ", label_of(it.info), " on ", it.backend,
                     it.state->is_closed() ? ", closed>" : ">");
@@ -356,6 +355,7 @@ void bind_sequence(nb::module_& module) {
                                        "call at a time uses a sequence; calls "
                                        "from other threads wait.");
   bind_attending(sequence);
+  bind_closing(sequence, "Gives its pages back. Later use raises ValueError.");
   sequence.def_prop_ro("tokens", &tokens_of)
       .def("__len__", &tokens_of)
       .def(
@@ -396,23 +396,7 @@ void bind_sequence(nb::module_& module) {
             return to_dict(call(self, [](engine_sequence& it) { return it.bytes(); }));
           },
           nb::sig("def bytes(self) -> dict[str, int]"),
-          "Bytes allocated for it, by what they are for, as if no other shared its pages; tables included.")
-      .def(
-          "close",
-          [](sequence_handle const& self) {
-            nb::gil_scoped_release const released;
-            self.state->close();
-          },
-          "Gives its pages back. Later use raises ValueError.")
-      .def(
-          "__enter__", [](sequence_handle& it) -> sequence_handle& { return it; }, nb::rv_policy::reference)
-      .def(
-          "__exit__",
-          [](sequence_handle const& self, nb::args const&) {
-            nb::gil_scoped_release const released;
-            self.state->close();
-          },
-          nb::sig("def __exit__(self, *exception: object) -> None"));
+          "Bytes allocated for it, by what they are for, as if no other shared its pages; tables included.");
 }
 
 }  // namespace
@@ -423,6 +407,8 @@ void bind_cache(nb::module_& module) {
   bind_sequence(module);
   bind_opening(cache);
   bind_cache_facts(cache);
+  bind_closing(cache,
+               "Frees all memory, the sequences' too; waits for calls in progress. Later use raises ValueError.");
   cache.def("attend", &attend_batch, "layer"_a, "batch"_a, "out"_a.none() = nb::none(), nb::kw_only(),
             "rotated"_a = false, "window"_a = 0, "softmax_scale"_a = 0.0f,
             nb::sig("def attend(self, layer: int, batch: Iterable[tuple[Sequence, Array]], "

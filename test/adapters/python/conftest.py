@@ -25,6 +25,13 @@ class Window:
     v_squared: list[Floats]
 
 
+def read_back(artifact: kvquant.Artifact, k: object, v: object) -> tuple[Floats, Floats]:
+    """What a new cache's first layer holds of tokens."""
+    sequence = kvquant.Cache(artifact, max_tokens=512, threads=1).open()
+    sequence.append(0, k, v)
+    return sequence.read(0)
+
+
 def make_window(random: np.random.Generator, tokens: int = TOKENS, shape: kvquant.Shape = SHAPE) -> Window:
     """Channels of different means and spreads, as keys have, and some outliers."""
     size = (tokens, shape.kv_heads, shape.head_dim)

@@ -5,18 +5,12 @@ import re
 import kvquant
 import numpy as np
 import pytest
-from conftest import SHAPE, Window
+from conftest import SHAPE, Window, read_back
 
 
 @pytest.fixture
 def sequence(artifact: kvquant.Artifact) -> kvquant.Sequence:
     return kvquant.Cache(artifact, max_tokens=512, threads=1).open()
-
-
-def read_back(artifact: kvquant.Artifact, k: object, v: object) -> tuple[np.ndarray, np.ndarray]:
-    opened = kvquant.Cache(artifact, max_tokens=512, threads=1).open()
-    opened.append(0, k, v)
-    return opened.read(0)
 
 
 def test_shapes_by_heads_and_by_channels_are_the_same(artifact: kvquant.Artifact, windows: list[Window]) -> None:

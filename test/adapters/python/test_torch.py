@@ -3,7 +3,7 @@
 import kvquant
 import numpy as np
 import pytest
-from conftest import Window
+from conftest import Window, read_back
 
 
 class OnlyDlpack:
@@ -17,12 +17,6 @@ class OnlyDlpack:
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.array.__dlpack_device__()
-
-
-def read_back(artifact: kvquant.Artifact, k: object, v: object) -> tuple[np.ndarray, np.ndarray]:
-    sequence = kvquant.Cache(artifact, max_tokens=512, threads=1).open()
-    sequence.append(0, k, v)
-    return sequence.read(0)
 
 
 def test_what_shows_dlpack_is_enough(artifact: kvquant.Artifact, windows: list[Window]) -> None:
