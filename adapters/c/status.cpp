@@ -9,7 +9,7 @@ namespace kvquant::c {
 
 namespace {
 
-constexpr std::array names = {
+constexpr std::array status_names = {
     "ok",     "bad_shape",  "bad_value", "bad_format",    "bad_file", "out_of_pages", "unsupported",
     "device", "bad_handle", "busy",      "out_of_memory", "executor", "broken",       "internal_error"};
 
@@ -56,7 +56,7 @@ int32_t kvquant_version_number() { return KVQUANT_VERSION_NUMBER; }
 
 char const* kvquant_status_name(kvquant_status status) {
   auto const index = static_cast<std::size_t>(status);
-  return status >= 0 && index < kvquant::c::names.size() ? kvquant::c::names[index] : "unknown";
+  return status >= 0 && index < kvquant::c::status_names.size() ? kvquant::c::status_names[index] : "unknown";
 }
 
 char const* kvquant_last_error() { return kvquant::c::of_this_thread().text; }

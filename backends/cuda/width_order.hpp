@@ -45,7 +45,7 @@ class quartet_plan {
   /// The two widest, in the kind of quartet that is least for them.
   int take_last(std::array<std::size_t, 2>& last) {
     last = {chunks_.back(), chunks_[chunks_.size() - 2]};
-    chunks_.resize(chunks_.size() - 2);
+    chunks_.erase(chunks_.end() - 2, chunks_.end());
     int best = w4444;
     for (int kind = 0; kind < quartet_kinds; ++kind)
       if (width_in(kind, 0) >= stored_[last[0]] && width_in(kind, 1) >= stored_[last[1]] &&

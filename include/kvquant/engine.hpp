@@ -178,6 +178,14 @@ std::unique_ptr<engine> make_engine(artifact<S> const& it, cache_options const& 
   }
 }
 
+/// The same for an artifact of any format. Throws `bad_format` for one of none of `specs`.
+template <Backend B>
+std::unique_ptr<engine> make_engine(any_artifact const& it, cache_options const& options) {
+  std::unique_ptr<engine> made;
+  visit_artifact(it, [&](auto const& typed) { made = make_engine<B>(typed, options); });
+  return made;
+}
+
 /// Calls `f(std::type_identity<B>{})` for the backend in `Backends` (a `type_list`) with that name. Throws
 /// `unsupported` naming the backends there are.
 template <class Backends, class F>
@@ -191,14 +199,11 @@ void visit_backend(std::string_view name, F&& f) {
   throw error{errc::unsupported, text("backend \"", name, "\", expected one of ", known)};
 }
 
-/// `make_engine<B>` of the backend in `Backends` with that name. Throws what `visit_backend` throws, and `bad_format`
-/// for an artifact of none of `specs`.
+/// `make_engine<B>` of the backend in `Backends` with that name. Throws what both throw.
 template <class Backends>
 std::unique_ptr<engine> make_engine(std::string_view backend, any_artifact const& it, cache_options const& options) {
   std::unique_ptr<engine> made;
-  visit_backend<Backends>(backend, [&]<class B>(std::type_identity<B>) {
-    visit_artifact(it, [&](auto const& typed) { made = make_engine<B>(typed, options); });
-  });
+  visit_backend<Backends>(backend, [&]<class B>(std::type_identity<B>) { made = make_engine<B>(it, options); });
   return made;
 }
 

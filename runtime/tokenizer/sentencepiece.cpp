@@ -15,7 +15,7 @@ constexpr std::string_view unknown_key = "tokenizer.ggml.unknown_token_id";
 constexpr std::string_view space_prefix_key = "tokenizer.ggml.add_space_prefix";
 constexpr std::string_view space_mark = "\u2581";
 
-std::string piece_of(vocabulary const& tokens, token_id id) {
+std::string text_of(vocabulary const& tokens, token_id id) {
   std::string_view spelled = tokens.text(id);
   if (tokens.kind(id) == token_kind::byte) return {static_cast<char>(byte_token_value(spelled))};
   if (!tokens.is_ordinary(id)) return std::string(spelled);
@@ -43,7 +43,7 @@ sentencepiece_model::sentencepiece_model(gguf_file const& file, vocabulary const
   unknown_ = static_cast<token_id>(unknown);
   pieces_.reserve(count);
   for (token_id id = 0; id < tokens.size(); ++id) {
-    pieces_.push_back(piece_of(tokens, id));
+    pieces_.push_back(text_of(tokens, id));
     longest_ = std::max(longest_, tokens.text(id).size());
   }
   for (std::size_t byte = 0; byte < byte_ids_.size(); ++byte) {

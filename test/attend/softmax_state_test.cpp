@@ -13,7 +13,7 @@ namespace {
 
 using namespace kvquant;
 
-constexpr float infinity = std::numeric_limits<float>::infinity();
+constexpr float infinite = std::numeric_limits<float>::infinity();
 
 /// Scores with one value each: the piece that online softmax makes of them.
 struct piece {
@@ -69,7 +69,7 @@ void check_close(piece const& a, piece const& b, double epsilon) {
 
 TEST_CASE("a new state is empty, and one with a token is not", "[attend]") {
   CHECK(softmax_state{}.empty());
-  CHECK(softmax_state{}.m == -infinity);
+  CHECK(softmax_state{}.m == -infinite);
   CHECK_FALSE(softmax_state{-1e30f, 1}.empty());
 }
 
@@ -96,7 +96,7 @@ TEST_CASE("an empty piece changes nothing, on either side", "[attend]") {
   check_same(merged(nothing, some), some);
   check_same(merged(nothing, nothing), nothing);
   // What lies in the memory of an empty piece does not matter.
-  piece const garbage{{}, {infinity, std::nanf(""), -infinity}};
+  piece const garbage{{}, {infinite, std::nanf(""), -infinite}};
   check_same(merged(some, garbage), some);
   check_same(merged(garbage, some), some);
 }
@@ -104,7 +104,7 @@ TEST_CASE("an empty piece changes nothing, on either side", "[attend]") {
 TEST_CASE("pieces merge to one softmax over all, in double", "[attend]") {
   float const spread = GENERATE(0.0f, 1.0f, 30.0f, 1000.0f);
   auto const it = random_tokens(1000, spread, 1);
-  double m = -infinity, l = 0, o = 0;
+  double m = -infinite, l = 0, o = 0;
   for (float const score : it.scores) m = std::max(m, double{score});
   for (std::size_t i = 0; i < it.scores.size(); ++i) {
     double const p = std::exp(it.scores[i] - m);
@@ -164,7 +164,7 @@ TEST_CASE("equal scores of any size add up", "[attend]") {
 }
 
 TEST_CASE("a piece too small to count does not bring in an infinite output", "[attend]") {
-  piece const small{{-1000, 1}, {infinity}}, large{{0, 1}, {7}};
+  piece const small{{-1000, 1}, {infinite}}, large{{0, 1}, {7}};
   check_same(merged(small, large), large);
   check_same(merged(large, small), large);
 }

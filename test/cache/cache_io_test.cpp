@@ -24,8 +24,6 @@ namespace {
 
 using S = small_cache::spec_type;
 
-token_stream const& stream() { return small_stream(); }
-
 /// One page, 2 sinks, a tail of 3.
 bytes const& tiny_file() {
   static bytes const file = [] {
@@ -67,7 +65,7 @@ thrown refusal_by_other(F&& change) {
   change(it, options);
   small_cache from(4);
   row_major_cache<S> to(it, options);
-  return refusal(to, saved(from, sequence_of(from, stream(), 100)));
+  return refusal(to, saved(from, sequence_of(from, small_stream(), 100)));
 }
 
 /// Where the parts of the tiny file's data lie: sinks and tail, then one page.
@@ -86,12 +84,12 @@ TEST_CASE("a sequence comes back from its file bit for bit, and goes on as it wo
   std::size_t const tokens = GENERATE(as<std::size_t>(), 0, 3, 5, 6, 5 + 63, 5 + 64, 5 + 64 + 17, 5 + 3 * 64 + 40);
   CAPTURE(recent, tokens);
   small_cache from(8, recent), to(8, recent);
-  sequence a = sequence_of(from, stream(), tokens);
+  sequence a = sequence_of(from, small_stream(), tokens);
   sequence b = loaded(to, saved(from, a));
   CHECK(b.tokens() == tokens);
   CHECK((contents_of(to, b) == contents_of(from, a)));
-  append_tokens(from, a, stream(), tokens, 100);
-  append_tokens(to, b, stream(), tokens, 100);
+  append_tokens(from, a, small_stream(), tokens, 100);
+  append_tokens(to, b, small_stream(), tokens, 100);
   CHECK((contents_of(to, b) == contents_of(from, a)));
 }
 
@@ -99,20 +97,20 @@ TEST_CASE("a sequence with a re-opened page comes back, and is sealed again to t
   std::size_t const cut = GENERATE(as<std::size_t>(), 5 + 1, 5 + 64 + 33, 5 + 128 - 1);
   std::size_t const more = GENERATE(as<std::size_t>(), 0, 20);
   small_cache cache(8);
-  sequence a = sequence_of(cache, stream(), 5 + 128);
+  sequence a = sequence_of(cache, small_stream(), 5 + 128);
   cache.truncate(a, cut);
-  append_tokens(cache, a, stream(), cut, more);
+  append_tokens(cache, a, small_stream(), cut, more);
   sequence b = loaded(cache, saved(cache, a));
   CHECK((contents_of(cache, b) == contents_of(cache, a)));
-  append_tokens(cache, b, stream(), cut + more, 5 + 192 - cut - more);
-  CHECK((contents_of(cache, b) == contents_of(cache, sequence_of(cache, stream(), 5 + 192))));
+  append_tokens(cache, b, small_stream(), cut + more, 5 + 192 - cut - more);
+  CHECK((contents_of(cache, b) == contents_of(cache, sequence_of(cache, small_stream(), 5 + 192))));
 }
 
 TEST_CASE("a sequence in binary16 comes back from its file bit for bit, into any layout", "[cache]") {
   using exact = spec<passthrough, passthrough>;
   row_major_cache<exact> rows(small_artifact<exact>(), {.max_tokens = 512});
   kv_cache<exact, column_major_layout<exact>> columns(small_artifact<exact>(), {.max_tokens = 512});
-  sequence const a = sequence_of(rows, stream(), 1 + 150);
+  sequence const a = sequence_of(rows, small_stream(), 1 + 150);
   bytes const file = saved(rows, a);
   CHECK((contents_of(rows, loaded(rows, file)) == contents_of(rows, a)));
   CHECK(saved(columns, loaded(columns, file)) == file);
@@ -131,7 +129,7 @@ TEST_CASE("a sequence in binary16 comes back from its file bit for bit, into any
 TEST_CASE("a file serves caches of any layout", "[cache]") {
   small_cache rows(8);
   kv_cache<S, column_major_layout<S>> columns(small_artifact<S>(), {.max_tokens = 512, .sinks = 5});
-  sequence const a = sequence_of(rows, stream(), 5 + 150);
+  sequence const a = sequence_of(rows, small_stream(), 5 + 150);
   bytes const file = saved(rows, a);
   sequence const b = loaded(columns, file);
   CHECK((pages_of(columns, b) == pages_of(rows, a)));
@@ -142,9 +140,9 @@ TEST_CASE("a file serves caches of any layout", "[cache]") {
 TEST_CASE("files are written and read by path", "[cache]") {
   temporary_folder const folder;
   small_cache cache(8);
-  sequence const it = sequence_of(cache, stream(), 100);
+  sequence const it = sequence_of(cache, small_stream(), 100);
   save_sequence(cache, it, folder / "a.kvs");
-  save_sequence(cache, sequence_of(cache, stream(), 150), folder / "a.kvs");
+  save_sequence(cache, sequence_of(cache, small_stream(), 150), folder / "a.kvs");
   CHECK(folder.files() == 1);
   CHECK(load_sequence(cache, folder / "a.kvs").tokens() == 150);
   for (auto const& path : {folder / "missing", folder / "."}) {
@@ -157,9 +155,9 @@ TEST_CASE("files are written and read by path", "[cache]") {
 TEST_CASE("a sequence is not saved in the middle of a step, nor by another cache", "[cache]") {
   temporary_folder const folder;
   small_cache cache(8), other(8);
-  sequence it = sequence_of(cache, stream(), 100);
+  sequence it = sequence_of(cache, small_stream(), 100);
   CHECK(error_of([&] { save_sequence(other, it, folder / "a.kvs"); }).code == errc::bad_value);
-  cache.append(it, 0, stream().keys(0, 100, 1), stream().values(0, 100, 1));
+  cache.append(it, 0, small_stream().keys(0, 100, 1), small_stream().values(0, 100, 1));
   auto const refused = error_of([&] { save_sequence(cache, it, folder / "a.kvs"); });
   CHECK(refused.code == errc::bad_value);
   CHECK_THAT(refused.text, says("layer 1 has 100 tokens, layer 0 has 101"));
@@ -169,7 +167,7 @@ TEST_CASE("a sequence is not saved in the middle of a step, nor by another cache
 TEST_CASE("a sequence whose save fails leaves the old file and nothing beside it", "[cache]") {
   temporary_folder const folder;
   small_cache cache(8);
-  sequence const it = sequence_of(cache, stream(), 100);
+  sequence const it = sequence_of(cache, small_stream(), 100);
   CHECK(error_of([&] { save_sequence(cache, it, folder / "missing/a.kvs"); }).code == errc::bad_file);
   CHECK(folder.files() == 0);
   save_sequence(cache, it, folder / "a.kvs");
@@ -230,7 +228,7 @@ TEST_CASE("a sequence of another model, artifact or geometry is refused, saying 
         "the artifact's hash is \"4567\", expected eeee");
   check(refusal_by_other([](auto&, auto& options) { options.sinks = 4; }), "the number of sinks is 5, expected 4");
   small_cache recent(8, 2), latest(8);
-  check(refusal(latest, saved(recent, sequence_of(recent, stream(), 5 + 150))),
+  check(refusal(latest, saved(recent, sequence_of(recent, small_stream(), 5 + 150))),
         "a tail of 150 tokens, expected that of 0 recent pages");
   auto const hostile = refusal_with("model_hash", "\x1b[31m");
   CHECK(hostile.text.find('\x1b') == std::string::npos);
@@ -250,7 +248,7 @@ TEST_CASE("a sequence of another model, artifact or geometry is refused, saying 
   using other_spec = spec<nuq<2>, nuq<2>>;
   small_cache from(4);
   row_major_cache<other_spec> other(small_artifact<other_spec>(), {.max_tokens = 256, .sinks = 5});
-  check(refusal(other, saved(from, sequence_of(from, stream(), 100))), "the format is \"nuq3\", expected nuq2");
+  check(refusal(other, saved(from, sequence_of(from, small_stream(), 100))), "the format is \"nuq3\", expected nuq2");
   check(refusal_with("v_bits", 3), "v_bits is 3, expected 2");
   check(refusal_with("head_dim", 32), "head_dim is 32, expected 16");
 }
@@ -258,13 +256,13 @@ TEST_CASE("a sequence of another model, artifact or geometry is refused, saying 
 TEST_CASE("a sequence shorter than the sinks is one of any cache with more", "[cache]") {
   small_cache from(4);
   row_major_cache<S> to(small_artifact<S>(), {.max_tokens = 256, .sinks = 9});
-  sequence const it = loaded(to, saved(from, sequence_of(from, stream(), 4)));
-  CHECK((contents_of(to, it) == contents_of(to, sequence_of(to, stream(), 4))));
+  sequence const it = loaded(to, saved(from, sequence_of(from, small_stream(), 4)));
+  CHECK((contents_of(to, it) == contents_of(to, sequence_of(to, small_stream(), 4))));
 }
 
 TEST_CASE("a sequence for which there are no pages is not loaded", "[cache]") {
   small_cache cache(4);
-  sequence it = sequence_of(cache, stream(), 5 + 3 * 64);
+  sequence it = sequence_of(cache, small_stream(), 5 + 3 * 64);
   bytes const file = saved(cache, it);
   CHECK(refusal(cache, file).code == errc::out_of_pages);
   cache.drop(it, 5, 128);

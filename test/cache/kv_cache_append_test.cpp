@@ -27,7 +27,6 @@ using cache_type = row_major_cache<S>;
 
 constexpr std::size_t most_tokens = 512;
 
-token_stream const& stream() { return small_stream(); }
 artifact<S> const& made() { return small_artifact<S>(); }
 
 /// Pages that are full, less the recent ones.
@@ -41,7 +40,8 @@ std::size_t sealed_of(std::size_t tokens, cache_options const& options) {
 template <class Cache>
 void append_halves(Cache& cache, sequence& to, std::size_t first, std::size_t count) {
   for (int layer = 0; layer < static_cast<int>(cache.layers()); ++layer) {
-    auto const k = to_halves(stream().keys(layer, first, count)), v = to_halves(stream().values(layer, first, count));
+    auto const k = to_halves(small_stream().keys(layer, first, count)),
+               v = to_halves(small_stream().values(layer, first, count));
     cache.append(to, layer, view2d<half const>(k.data(), count, cache.kv_channels()),
                  view2d<half const>(v.data(), count, cache.kv_channels()));
   }
@@ -77,10 +77,11 @@ TEST_CASE("however tokens come, as floats or halves, the bytes are the same", "[
   std::size_t const tokens = GENERATE(as<std::size_t>(), 3, 64, 450);
   CAPTURE(sinks, recent, tokens);
   cache_type cache(made(), {.max_tokens = 8 * most_tokens, .sinks = sinks, .recent_pages = recent});
-  auto const at_once = contents_of(cache, sequence_of(cache, stream(), tokens));
+  auto const at_once = contents_of(cache, sequence_of(cache, small_stream(), tokens));
   for (std::uint64_t seed = 0; seed < 4; ++seed) {
     sequence floats = cache.open(), halves = cache.open(tokens);
-    in_chunks(tokens, seed, [&](auto first, auto count) { append_tokens(cache, floats, stream(), first, count); });
+    in_chunks(tokens, seed,
+              [&](auto first, auto count) { append_tokens(cache, floats, small_stream(), first, count); });
     in_chunks(tokens, seed, [&](auto first, auto count) { append_halves(cache, halves, first, count); });
     CHECK((contents_of(cache, floats) == at_once));
     CHECK((contents_of(cache, halves) == at_once));
@@ -104,17 +105,18 @@ TEST_CASE("a page is sealed when the tail holds a page more than the recent ones
     std::size_t const room = cache.room_before_seal(it, 1);
     REQUIRE(sealed_of(tokens + room, options) == sealed);
     REQUIRE(sealed_of(tokens + room + 1, options) == sealed + page_tokens);
-    append_tokens(cache, it, stream(), tokens, 1);
+    append_tokens(cache, it, small_stream(), tokens, 1);
   }
 }
 
 TEST_CASE("what is read back is exact, or what the reference makes of it", "[cache]") {
   cache_type cache(made(), {.max_tokens = most_tokens, .sinks = 5, .recent_pages = 1});
-  sequence const it = sequence_of(cache, stream(), 300);  // 5 sinks, 3 pages, a tail of 103
+  sequence const it = sequence_of(cache, small_stream(), 300);  // 5 sinks, 3 pages, a tail of 103
   REQUIRE(cache.view(it, 0).sealed == 192);
   for (int layer = 0; layer < 2; ++layer) {
     auto const [k, v] = reference::read_layer(cache, made(), it, layer);
-    auto const keys = to_halves(stream().keys(layer, 0, 300)), values = to_halves(stream().values(layer, 0, 300));
+    auto const keys = to_halves(small_stream().keys(layer, 0, 300)),
+               values = to_halves(small_stream().values(layer, 0, 300));
     std::size_t exact = 0;
     for (std::size_t t = 0; t < 300; ++t)
       for (std::size_t c = 0; c < 32; ++c) {
@@ -142,7 +144,7 @@ TEST_CASE("what is read back is exact, or what the reference makes of it", "[cac
 
 TEST_CASE("a token's range is that of its values over all heads, in each head's page", "[cache]") {
   cache_type cache(made(), {.max_tokens = most_tokens, .sinks = 5});
-  sequence const it = sequence_of(cache, stream(), 5 + 2 * 64);
+  sequence const it = sequence_of(cache, small_stream(), 5 + 2 * 64);
   rank_selector ranks(32, made().info.outlier_fraction_v);
   canonical_page<S> page;
   for (int layer = 0; layer < 2; ++layer)
@@ -151,7 +153,8 @@ TEST_CASE("a token's range is that of its values over all heads, in each head's 
         cache.read_page(it, layer, index, head, page);
         for (std::size_t t = 0; t < page_tokens; ++t) {
           std::vector<float> token;
-          for (half const x : to_halves(stream().values(layer, 5 + 64 * index + t, 1))) token.push_back(to_float(x));
+          for (half const x : to_halves(small_stream().values(layer, 5 + 64 * index + t, 1)))
+            token.push_back(to_float(x));
           value_range const expected = ranks.select(token);
           CHECK(page.v_ranges[t].lower == expected.lower);
           CHECK(page.v_ranges[t].upper == expected.upper);
@@ -161,11 +164,11 @@ TEST_CASE("a token's range is that of its values over all heads, in each head's 
 
 TEST_CASE("any executor gives the same bytes", "[cache]") {
   cache_type cache(made(), {.max_tokens = 8 * most_tokens, .sinks = 3});
-  auto const expected = contents_of(cache, sequence_of(cache, stream(), 400));
+  auto const expected = contents_of(cache, sequence_of(cache, small_stream(), 400));
   int const workers = GENERATE(1, 2, 4);
   cpu::thread_pool pool(workers);
   sequence it = cache.open();
-  in_chunks(400, 9, [&](auto first, auto count) { append_tokens(cache, it, stream(), first, count, pool); });
+  in_chunks(400, 9, [&](auto first, auto count) { append_tokens(cache, it, small_stream(), first, count, pool); });
   CHECK((contents_of(cache, it) == expected));
 }
 
@@ -173,7 +176,7 @@ TEST_CASE("any layout holds the same pages", "[cache]") {
   cache_options const options{.max_tokens = most_tokens, .sinks = 1};
   cache_type rows(made(), options);
   kv_cache<S, column_major_layout<S>> columns(made(), options);
-  sequence const a = sequence_of(rows, stream(), 300), b = sequence_of(columns, stream(), 300);
+  sequence const a = sequence_of(rows, small_stream(), 300), b = sequence_of(columns, small_stream(), 300);
   CHECK((pages_of(rows, a) == pages_of(columns, b)));
   CHECK(pages_of(rows, a).size() == 2 * 2 * 4);
 }
@@ -188,28 +191,28 @@ TEST_CASE("rows that lie apart are appended as those that do not", "[cache]") {
   };
   sequence it = cache.open();
   for (int layer = 0; layer < 2; ++layer) {
-    auto const k = apart(stream().keys(layer, 0, 100)), v = apart(stream().values(layer, 0, 100));
+    auto const k = apart(small_stream().keys(layer, 0, 100)), v = apart(small_stream().values(layer, 0, 100));
     cache.append(it, layer, k.view().middle_cols(2, 32), v.view().middle_cols(2, 32));
   }
-  CHECK((contents_of(cache, it) == contents_of(cache, sequence_of(cache, stream(), 100))));
+  CHECK((contents_of(cache, it) == contents_of(cache, sequence_of(cache, small_stream(), 100))));
 }
 
 TEST_CASE("layers are appended on their own", "[cache]") {
   cache_type cache(made(), {.max_tokens = most_tokens});
   sequence it = cache.open();
-  cache.append(it, 1, stream().keys(1, 0, 90), stream().values(1, 0, 90));
+  cache.append(it, 1, small_stream().keys(1, 0, 90), small_stream().values(1, 0, 90));
   CHECK(it.tokens() == 90);
   CHECK(it.tokens(0) == 0);
   CHECK(it.tokens(1) == 90);
   CHECK(cache.view(it, 0).tokens() == 0);
-  cache.append(it, 0, stream().keys(0, 0, 90), stream().values(0, 0, 90));
-  CHECK((contents_of(cache, it) == contents_of(cache, sequence_of(cache, stream(), 90))));
+  cache.append(it, 0, small_stream().keys(0, 0, 90), small_stream().values(0, 0, 90));
+  CHECK((contents_of(cache, it) == contents_of(cache, sequence_of(cache, small_stream(), 90))));
 }
 
 TEST_CASE("what binary16 cannot hold is refused by name before anything is stored", "[cache]") {
   constexpr float nan = std::numeric_limits<float>::quiet_NaN(), infinite = std::numeric_limits<float>::infinity();
   cache_type cache(made(), {.max_tokens = most_tokens});
-  sequence it = sequence_of(cache, stream(), 60);
+  sequence it = sequence_of(cache, small_stream(), 60);
   for (float const bad : {nan, infinite, -infinite, 65505.0f, -1e30f})
     for (bool const in_keys : {true, false}) {
       float_matrix k(100, 32, 1), v(100, 32, 2);
@@ -235,7 +238,7 @@ TEST_CASE("what binary16 cannot hold is refused by name before anything is store
 
 TEST_CASE("shapes, layers and sequences that do not belong are refused", "[cache]") {
   cache_type cache(made(), {.max_tokens = most_tokens}), other(made(), {.max_tokens = most_tokens});
-  sequence it = sequence_of(cache, stream(), 100);
+  sequence it = sequence_of(cache, small_stream(), 100);
   float_matrix const right(3, 32), fewer(2, 32), narrow(3, 31), wide(3, 33);
   auto const code_of = [&](sequence& to, int layer, float_matrix const& k, float_matrix const& v) {
     return refusal(cache, it, [&] { cache.append(to, layer, k.view(), v.view()); }).code;
@@ -264,11 +267,11 @@ TEST_CASE("shapes, layers and sequences that do not belong are refused", "[cache
 TEST_CASE("appending nothing changes nothing", "[cache]") {
   cache_type cache(made(), {.max_tokens = 0, .sinks = 2});
   sequence it = cache.open();
-  append_tokens(cache, it, stream(), 0, 0);
+  append_tokens(cache, it, small_stream(), 0, 0);
   CHECK(it.tokens() == 0);
-  append_tokens(cache, it, stream(), 0, 2 + 63);  // all that fits without pages
+  append_tokens(cache, it, small_stream(), 0, 2 + 63);  // all that fits without pages
   auto const before = contents_of(cache, it);
-  append_tokens(cache, it, stream(), 65, 0);
+  append_tokens(cache, it, small_stream(), 65, 0);
   CHECK((contents_of(cache, it) == before));
 }
 

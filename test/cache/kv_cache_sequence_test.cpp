@@ -20,8 +20,6 @@ namespace {
 using S = small_cache::spec_type;
 using cache_type = row_major_cache<S>;
 
-token_stream const& stream() { return small_stream(); }
-
 /// Keys or values of a range of tokens, as they are read.
 template <class Cache>
 reference::matrix read_rows(Cache const& cache, sequence const& of, int layer, std::size_t first, std::size_t count) {
@@ -36,7 +34,7 @@ reference::matrix read_rows(Cache const& cache, sequence const& of, int layer, s
 
 TEST_CASE("a fork has the same tokens and shares the pages", "[cache]") {
   small_cache cache(8);
-  sequence it = sequence_of(cache, stream(), 5 + 150);
+  sequence it = sequence_of(cache, small_stream(), 5 + 150);
   std::size_t const free = cache.free_blocks();
   sequence copy = cache.fork(it);
   CHECK(cache.free_blocks() == free);
@@ -47,15 +45,15 @@ TEST_CASE("a fork has the same tokens and shares the pages", "[cache]") {
   auto const before = contents_of(cache, it);
   append_tokens(cache, copy, other_stream(), 0, 100);
   CHECK((contents_of(cache, it) == before));
-  append_tokens(cache, it, stream(), 155, 100);
-  CHECK((contents_of(cache, it) == contents_of(cache, sequence_of(cache, stream(), 255))));
+  append_tokens(cache, it, small_stream(), 155, 100);
+  CHECK((contents_of(cache, it) == contents_of(cache, sequence_of(cache, small_stream(), 255))));
   CHECK(cache.view(copy, 0).pages[1] == cache.view(it, 0).pages[1]);
   CHECK(cache.view(copy, 0).pages[2] != cache.view(it, 0).pages[2]);
 }
 
 TEST_CASE("pages are free when the last sequence that has them is closed", "[cache]") {
   small_cache cache(8);
-  std::optional<sequence> first = sequence_of(cache, stream(), 5 + 130), second = cache.fork(*first);
+  std::optional<sequence> first = sequence_of(cache, small_stream(), 5 + 130), second = cache.fork(*first);
   auto const before = contents_of(cache, *second);
   first.reset();
   CHECK(cache.free_pages() == 6);
@@ -73,13 +71,13 @@ TEST_CASE("cut anywhere and appended again, a sequence has the bytes that it had
                                                         5 + 127, 5 + 128, 5 + 129, 5 + 199, 5 + 200}) {
     CAPTURE(recent, shared, tokens, cut);
     if (cut > tokens) continue;
-    sequence it = sequence_of(cache, stream(), tokens);
+    sequence it = sequence_of(cache, small_stream(), tokens);
     auto const before = contents_of(cache, it);
     std::optional<sequence> const fork = shared ? std::optional(cache.fork(it)) : std::nullopt;
     cache.truncate(it, cut);
     CHECK(it.tokens() == cut);
     CHECK(cache.view(it, 0).tokens() == cut);
-    append_tokens(cache, it, stream(), cut, tokens - cut);
+    append_tokens(cache, it, small_stream(), cut, tokens - cut);
     CHECK((contents_of(cache, it) == before));
     if (fork) CHECK((contents_of(cache, *fork) == before));
   }
@@ -92,17 +90,17 @@ TEST_CASE("cut many times on the way, a sequence still ends with the same bytes"
   for (auto const& [until, back_to] :
        {std::pair{100, 90}, {140, 20}, {30, 28}, {69, 68}, {200, 198}, {199, 3}, {299, 250}}) {
     auto const from = it.tokens(), to = static_cast<std::size_t>(until);
-    append_tokens(cache, it, stream(), from, to - from);
+    append_tokens(cache, it, small_stream(), from, to - from);
     cache.truncate(it, static_cast<std::size_t>(back_to));
   }
-  append_tokens(cache, it, stream(), 250, 50);
-  CHECK((contents_of(cache, it) == contents_of(cache, sequence_of(cache, stream(), 300))));
+  append_tokens(cache, it, small_stream(), 250, 50);
+  CHECK((contents_of(cache, it) == contents_of(cache, sequence_of(cache, small_stream(), 300))));
 }
 
 TEST_CASE("tokens before a cut are read as they were before it", "[cache]") {
   small_cache cache(8);
   for (std::size_t const cut : std::vector<std::size_t>{5 + 1, 5 + 40, 5 + 64, 5 + 100, 5 + 128, 5 + 140}) {
-    sequence it = sequence_of(cache, stream(), 5 + 150);
+    sequence it = sequence_of(cache, small_stream(), 5 + 150);
     auto const before = read_rows(cache, it, 1, 0, cut);
     cache.truncate(it, cut);
     CHECK(read_rows(cache, it, 1, 0, cut) == before);
@@ -113,7 +111,7 @@ TEST_CASE("tokens before a cut are read as they were before it", "[cache]") {
 
 TEST_CASE("a cut gives the pages behind it back", "[cache]") {
   small_cache cache(5);
-  sequence it = sequence_of(cache, stream(), 5 + 4 * 64 + 10);
+  sequence it = sequence_of(cache, small_stream(), 5 + 4 * 64 + 10);
   CHECK(cache.free_pages() == 1);
   cache.truncate(it, 5 + 3 * 64 + 1);
   CHECK(cache.free_pages() == 1);  // the fourth page is read in part
@@ -128,7 +126,7 @@ TEST_CASE("a cut gives the pages behind it back", "[cache]") {
 
 TEST_CASE("a page that is shared is never written to", "[cache]") {
   small_cache cache(4);
-  sequence it = sequence_of(cache, stream(), 5 + 64), copy = cache.fork(it);
+  sequence it = sequence_of(cache, small_stream(), 5 + 64), copy = cache.fork(it);
   auto const before = contents_of(cache, copy);
   cache.truncate(it, 5 + 40);
   append_tokens(cache, it, other_stream(), 0, 24);
@@ -145,7 +143,7 @@ TEST_CASE("a page that is shared is never written to", "[cache]") {
 
 TEST_CASE("a sequence cannot be cut to more than it has", "[cache]") {
   small_cache cache(2);
-  sequence it = sequence_of(cache, stream(), 50);
+  sequence it = sequence_of(cache, small_stream(), 50);
   auto const refused = error_of([&] { cache.truncate(it, 51); });
   CHECK(refused.code == errc::bad_value);
   CHECK_THAT(refused.text, says("to 51 tokens, the sequence has 50"));
@@ -158,7 +156,7 @@ TEST_CASE("sequences may outlive their cache", "[cache]") {
   {
     std::optional<cache_type> cache(std::in_place, small_artifact<S>(),
                                     cache_options{.max_tokens = 512, .memory = &memory});
-    sequence const it = sequence_of(*cache, stream(), 200);
+    sequence const it = sequence_of(*cache, small_stream(), 200);
     std::vector<sequence> more;
     more.push_back(cache->fork(it));
     cache.reset();
@@ -170,7 +168,7 @@ TEST_CASE("sequences may outlive their cache", "[cache]") {
 
 TEST_CASE("a sequence that is moved keeps its tokens, and one that is assigned to gives its pages back", "[cache]") {
   small_cache cache(6);
-  sequence first = sequence_of(cache, stream(), 5 + 64), second = sequence_of(cache, other_stream(), 5 + 128);
+  sequence first = sequence_of(cache, small_stream(), 5 + 64), second = sequence_of(cache, other_stream(), 5 + 128);
   auto const before = contents_of(cache, second);
   first = std::move(second);
   CHECK(cache.free_pages() == 4);
@@ -181,7 +179,7 @@ TEST_CASE("a sequence that is moved keeps its tokens, and one that is assigned t
   third = std::move(same);
   CHECK((contents_of(cache, third) == before));
   first = cache.open();
-  append_tokens(cache, first, stream(), 0, 69);
+  append_tokens(cache, first, small_stream(), 0, 69);
   CHECK(cache.free_pages() == 3);
 }
 

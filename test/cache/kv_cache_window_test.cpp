@@ -19,7 +19,7 @@ using namespace kvquant::test;
 
 namespace {
 
-constexpr std::size_t window = 100, sink_count = 5, most_tokens = 1000;
+constexpr std::size_t window = 100, sink_count = 5, longest = 1000;
 
 /// Layers 0 and 2 of three see 100 tokens.
 artifact_choice windowed() {
@@ -27,13 +27,13 @@ artifact_choice windowed() {
   it.shape.local = {.layers = {0, 2}, .window = window, .rope = {.theta = 100}};
   return it;
 }
-token_stream const& stream() {
-  static token_stream const it(windowed().shape, most_tokens);
+token_stream const& windowed_stream() {
+  static token_stream const it(windowed().shape, longest);
   return it;
 }
 using S = spec<nuq<3>, nuq<3>>;
 artifact<S> const& windowed_artifact() {
-  static artifact<S> const it = artifact_for<S>(stream(), windowed());
+  static artifact<S> const it = artifact_for<S>(windowed_stream(), windowed());
   return it;
 }
 artifact<S> const& unlimited_artifact() {
@@ -56,7 +56,8 @@ struct windowed_cache : row_major_cache<S> {
 /// The stream's tokens [first, last), `step` a call.
 template <class Cache>
 void append_steps(Cache& cache, sequence& to, std::size_t first, std::size_t last, std::size_t step) {
-  for (std::size_t at = first; at < last; at += step) append_tokens(cache, to, stream(), at, std::min(step, last - at));
+  for (std::size_t at = first; at < last; at += step)
+    append_tokens(cache, to, windowed_stream(), at, std::min(step, last - at));
 }
 template <class Cache>
 sequence stepwise(Cache& cache, std::size_t tokens, std::size_t step = 7) {
@@ -75,7 +76,7 @@ std::size_t behind(std::size_t position, std::size_t rewind) {
 template <class Cache>
 void check_holds(Cache const& cache, sequence const& of, std::size_t tokens) {
   static row_major_cache<S> whole(unlimited_artifact(), {.max_tokens = 4096, .sinks = static_cast<int>(sink_count)});
-  sequence const expected = sequence_of(whole, stream(), tokens);
+  sequence const expected = sequence_of(whole, windowed_stream(), tokens);
   canonical_page<S> found, wanted;
   for (int layer = 0; layer < 3; ++layer) {
     layer_view const view = cache.view(of, layer);
@@ -114,7 +115,7 @@ TEST_CASE("pages behind a layer's window are given back as tokens come", "[cache
 TEST_CASE("a window shorter than the tail keeps a page", "[cache]") {
   auto choice = windowed();
   choice.shape.local.window = 1;
-  row_major_cache<S> cache(artifact_for<S>(stream(), choice),
+  row_major_cache<S> cache(artifact_for<S>(windowed_stream(), choice),
                            {.max_tokens = 2048, .sinks = 5, .recent_pages = 2, .rewind_tokens = 0});
   sequence it = stepwise(cache, 500, 1);
   CHECK(cache.view(it, 0).pages.size() == 1);
@@ -279,8 +280,8 @@ TEST_CASE("the file does not depend on which layer gave back first", "[cache]") 
   sequence it = cache.open();
   for (int layer = 0; layer < 3; ++layer)
     for (std::size_t at = 0; at < 600; at += layer == 0 ? 600 : 1)
-      cache.append(it, layer, stream().keys(layer, at, layer == 0 ? 600 : 1),
-                   stream().values(layer, at, layer == 0 ? 600 : 1));
+      cache.append(it, layer, windowed_stream().keys(layer, at, layer == 0 ? 600 : 1),
+                   windowed_stream().values(layer, at, layer == 0 ? 600 : 1));
   REQUIRE(cache.view(it, 0).gone < cache.view(it, 2).gone);
   CHECK(saved(cache, it) == saved(cache, stepwise(cache, 600, 1)));
 }
@@ -321,9 +322,10 @@ TEST_CASE("with a number of sequences local layers need pages for their windows 
   for (std::size_t i = 0; i < sequences; ++i) {
     all.push_back(cache.open());
     for (int layer = 0; layer < 3; ++layer) {  // as `attend_as_decoded` does with a prompt
-      cache.prepare(all.back(), layer, stream().keys(layer, 0, tokens), stream().values(layer, 0, tokens));
+      cache.prepare(all.back(), layer, windowed_stream().keys(layer, 0, tokens),
+                    windowed_stream().values(layer, 0, tokens));
       for (std::size_t at = 0; at < tokens; at += 50)
-        cache.append(all.back(), layer, stream().keys(layer, at, 50), stream().values(layer, at, 50));
+        cache.append(all.back(), layer, windowed_stream().keys(layer, at, 50), windowed_stream().values(layer, at, 50));
     }
   }
   for (sequence const& it : all) check_holds(cache, it, tokens);

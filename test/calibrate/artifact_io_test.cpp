@@ -72,7 +72,7 @@ artifact<S> read(bytes content) {
 }
 
 /// What reading complains of: `bad_file`, naming the file.
-std::string complaint(bytes content) {
+std::string artifact_complaint(bytes content) {
   thrown const found = error_of([&] { read<nuq2_spec>(std::move(content)); });
   CHECK(found.code == errc::bad_file);
   CHECK_THAT(found.text, Catch::StartsWith("x.kvq: "));
@@ -84,7 +84,7 @@ template <class F>
 std::string complaint_after(F&& change) {
   container_parts parts(to_bytes(tiny()));
   change(parts);
-  return complaint(parts.forged());
+  return artifact_complaint(parts.forged());
 }
 
 void check_equal(rope_config const& a, rope_config const& b) {
@@ -283,7 +283,7 @@ TEST_CASE("a flipped bit anywhere is refused", "[calibrate]") {
 TEST_CASE("a file cut anywhere is refused", "[calibrate]") {
   bytes const whole = to_bytes(tiny());
   for (std::size_t size = 0; size < whole.size(); ++size)
-    complaint(bytes(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size)));
+    artifact_complaint(bytes(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size)));
 }
 
 TEST_CASE("files of another kind, version, hash or spec are refused", "[calibrate]") {
@@ -293,7 +293,7 @@ TEST_CASE("files of another kind, version, hash or spec are refused", "[calibrat
       parts.header["__metadata__"].erase(key);
     else
       parts.metadata(key) = value;
-    return complaint(parts.joined());
+    return artifact_complaint(parts.joined());
   };
   CHECK_THAT(complaint_with("kind", "kvquant-statistics"), says("not a kvquant-artifact file but kvquant-statistics"));
   CHECK_THAT(complaint_with("kind", {}), says("not a kvquant-artifact file"));

@@ -12,12 +12,12 @@ using namespace kvquant::test;
 namespace {
 
 constexpr int layers = 3, channels = 48;
-model_shape const shape{.layers = layers, .q_heads = 9, .kv_heads = 3, .head_dim = 16, .rope = {}};
+model_shape const passthrough_shape{.layers = layers, .q_heads = 9, .kv_heads = 3, .head_dim = 16, .rope = {}};
 
 }  // namespace
 
 TEST_CASE("the artifact of a cache that does not quantize needs the model's shape alone", "[calibrate]") {
-  auto it = make_passthrough_artifact(shape);
+  auto it = make_passthrough_artifact(passthrough_shape);
   CHECK(it.info.spec == "f16");
   CHECK(it.info.sinks == 0);
   CHECK(it.layers.size() == layers);
@@ -36,7 +36,7 @@ TEST_CASE("no artifact is made of a shape that cannot be", "[calibrate]") {
 }
 
 TEST_CASE("its keys and values are binary16 as they are, and none is an outlier", "[calibrate]") {
-  auto it = make_passthrough_artifact(shape);
+  auto it = make_passthrough_artifact(passthrough_shape);
   it.info.outlier_fraction_k = it.info.outlier_fraction_v = 0.1;
   auto const keys = it.keys(0);
   auto const values = it.values(0);

@@ -31,16 +31,16 @@ safetensors_writer sample() {
 }
 
 /// What reading `file` complains of: `bad_file`, naming where the bytes are from.
-std::string complaint(bytes file) {
+std::string container_complaint(bytes file) {
   thrown const found = error_of([&] { safetensors_file(std::move(file), "x.bin"); });
   CHECK(found.code == errc::bad_file);
   CHECK_THAT(found.text, Catch::StartsWith("x.bin: "));
   return found.text;
 }
 
-std::string complaint(std::string const& header, std::size_t data_bytes = 0) {
+std::string container_complaint(std::string const& header, std::size_t data_bytes = 0) {
   INFO(header);
-  return complaint(container_of(header, data_bytes));
+  return container_complaint(container_of(header, data_bytes));
 }
 
 std::string tensor(std::string const& dtype, std::string const& shape, std::string const& offsets) {
@@ -141,10 +141,10 @@ TEST_CASE("a tensor is had by its name, type and shape only", "[calibrate]") {
 TEST_CASE("a file cut at any byte, or with one too many, is refused", "[calibrate]") {
   bytes const whole = sample().bytes();
   for (std::size_t size = 0; size < whole.size(); ++size)
-    complaint(bytes(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size)));
+    container_complaint(bytes(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size)));
   bytes longer = whole;
   longer.push_back({});
-  CHECK_THAT(complaint(longer), says("1 bytes follow the last tensor"));
+  CHECK_THAT(container_complaint(longer), says("1 bytes follow the last tensor"));
 }
 
 TEST_CASE("header lengths beyond the file or beyond reason are refused", "[calibrate]") {
@@ -155,35 +155,35 @@ TEST_CASE("header lengths beyond the file or beyond reason are refused", "[calib
   };
   for (std::uint64_t const length : {std::uint64_t{1} << 63, UINT64_MAX, UINT64_MAX - 7, std::uint64_t{file.size()},
                                      std::uint64_t{file.size() - 7}, std::uint64_t{100} << 20})
-    CHECK_THAT(complaint(with_length(length)), says("a header of " + std::to_string(length) + " bytes"));
-  CHECK_THAT(complaint(with_length(0)), says("header"));
+    CHECK_THAT(container_complaint(with_length(length)), says("a header of " + std::to_string(length) + " bytes"));
+  CHECK_THAT(container_complaint(with_length(0)), says("header"));
 }
 
 TEST_CASE("sizes that overflow are refused", "[calibrate]") {
-  CHECK_THAT(complaint(one_tensor("F32", "[4294967296,4294967296]", "[0,0]")), says("larger than its file"));
-  CHECK_THAT(complaint(one_tensor("F32", "[4611686018427387905]", "[0,4]"), 4), says("larger than its file"));
-  CHECK_THAT(complaint(one_tensor("F64", "[2305843009213693952]", "[0,0]")), says("larger than its file"));
-  CHECK_THAT(complaint(one_tensor("F32", "[1]", "[18446744073709551612,0]"), 4), says("lies at bytes"));
-  CHECK_THAT(complaint(one_tensor("F32", "[1]", "[0,18446744073709551615]"), 4), says("lies at bytes"));
-  complaint(one_tensor("F32", "[0,18446744073709551616]", "[0,0]"));  // 2^64
+  CHECK_THAT(container_complaint(one_tensor("F32", "[4294967296,4294967296]", "[0,0]")), says("larger than its file"));
+  CHECK_THAT(container_complaint(one_tensor("F32", "[4611686018427387905]", "[0,4]"), 4), says("larger than its file"));
+  CHECK_THAT(container_complaint(one_tensor("F64", "[2305843009213693952]", "[0,0]")), says("larger than its file"));
+  CHECK_THAT(container_complaint(one_tensor("F32", "[1]", "[18446744073709551612,0]"), 4), says("lies at bytes"));
+  CHECK_THAT(container_complaint(one_tensor("F32", "[1]", "[0,18446744073709551615]"), 4), says("lies at bytes"));
+  container_complaint(one_tensor("F32", "[0,18446744073709551616]", "[0,0]"));  // 2^64
 }
 
 TEST_CASE("sizes are whole numbers, not negative", "[calibrate]") {
   for (std::string const shape : {"[1.0]", "[-1]", "[0,-1]", "[1e300]", "[true]", "[\"1\"]", "[null]", "[[1]]", "1",
                                   "{\"0\":1}", "null", "\"1\""})
-    complaint(one_tensor("F32", shape, "[0,4]"), 4);
+    container_complaint(one_tensor("F32", shape, "[0,4]"), 4);
   for (std::string const offsets : {"[0.0,4]", "[0,4.5]", "[-4,0]", "[0,1e300]", "[0]", "[]", "[0,4,8]", "{}", "null",
                                     "4", "[4,0]", "[0,3]", "[0,5]", "[\"0\",\"4\"]", "[false,4]"})
-    complaint(one_tensor("F32", "[1]", offsets), 4);
+    container_complaint(one_tensor("F32", "[1]", offsets), 4);
 }
 
 TEST_CASE("tensors that overlap, leave a gap, or leave bytes over are refused", "[calibrate]") {
-  CHECK_THAT(complaint(two_tensors("[0,8]", "[4,8]"), 8), says("overlap"));
-  CHECK_THAT(complaint(two_tensors("[0,8]", "[0,4]"), 8), says("overlap"));
-  CHECK_THAT(complaint(two_tensors("[0,8]", "[12,16]"), 16), says("gap at byte 8"));
-  CHECK_THAT(complaint(two_tensors("[4,12]", "[12,16]"), 16), says("gap at byte 0"));
-  CHECK_THAT(complaint(two_tensors("[0,8]", "[8,12]"), 13), says("1 bytes follow"));
-  CHECK_THAT(complaint(std::string("{}"), 5), says("5 bytes follow"));
+  CHECK_THAT(container_complaint(two_tensors("[0,8]", "[4,8]"), 8), says("overlap"));
+  CHECK_THAT(container_complaint(two_tensors("[0,8]", "[0,4]"), 8), says("overlap"));
+  CHECK_THAT(container_complaint(two_tensors("[0,8]", "[12,16]"), 16), says("gap at byte 8"));
+  CHECK_THAT(container_complaint(two_tensors("[4,12]", "[12,16]"), 16), says("gap at byte 0"));
+  CHECK_THAT(container_complaint(two_tensors("[0,8]", "[8,12]"), 13), says("1 bytes follow"));
+  CHECK_THAT(container_complaint(std::string("{}"), 5), says("5 bytes follow"));
 }
 
 TEST_CASE("a header that is no object of tensors is refused", "[calibrate]") {
@@ -207,20 +207,20 @@ TEST_CASE("a header that is no object of tensors is refused", "[calibrate]") {
                                    "{\"__metadata__\":[\"x\"]}",
                                    "{\"__metadata__\":{\"a\":5}}",
                                    "{\"__metadata__\":{\"a\":null}}"})
-    complaint(header);
-  complaint(std::string(100000, '['));  // depth must not cost stack
-  CHECK_THAT(complaint(one_tensor("BF16", "[2]", "[0,4]"), 4), says("type BF16, expected F16"));
-  CHECK_THAT(complaint(one_tensor("f32", "[1]", "[0,4]"), 4), says("type f32"));
-  complaint(R"({"a":{"shape":[1],"data_offsets":[0,4]}})", 4);
-  complaint(R"({"a":{"dtype":5,"shape":[1],"data_offsets":[0,4]}})", 4);
+    container_complaint(header);
+  container_complaint(std::string(100000, '['));  // depth must not cost stack
+  CHECK_THAT(container_complaint(one_tensor("BF16", "[2]", "[0,4]"), 4), says("type BF16, expected F16"));
+  CHECK_THAT(container_complaint(one_tensor("f32", "[1]", "[0,4]"), 4), says("type f32"));
+  container_complaint(R"({"a":{"shape":[1],"data_offsets":[0,4]}})", 4);
+  container_complaint(R"({"a":{"dtype":5,"shape":[1],"data_offsets":[0,4]}})", 4);
 }
 
 TEST_CASE("a name that occurs twice is refused", "[calibrate]") {
   std::string const a = R"("a":)" + tensor("F32", "[1]", "[0,4]");
-  CHECK_THAT(complaint("{" + a + "," + a + "}", 4), says("\"a\"") && says("twice"));
-  CHECK_THAT(complaint("{" + a + R"(,"a":)" + tensor("F32", "[1]", "[4,8]") + "}", 8), says("twice"));
-  CHECK_THAT(complaint(R"({"__metadata__":{},"__metadata__":{}})"), says("twice"));
-  CHECK_THAT(complaint(R"({"__metadata__":{"k":"1","k":"2"}})"), says("\"k\"") && says("twice"));
+  CHECK_THAT(container_complaint("{" + a + "," + a + "}", 4), says("\"a\"") && says("twice"));
+  CHECK_THAT(container_complaint("{" + a + R"(,"a":)" + tensor("F32", "[1]", "[4,8]") + "}", 8), says("twice"));
+  CHECK_THAT(container_complaint(R"({"__metadata__":{},"__metadata__":{}})"), says("twice"));
+  CHECK_THAT(container_complaint(R"({"__metadata__":{"k":"1","k":"2"}})"), says("\"k\"") && says("twice"));
 }
 
 TEST_CASE("files are read from disk, and what is no file is refused by name", "[calibrate]") {

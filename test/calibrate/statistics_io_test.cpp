@@ -74,7 +74,7 @@ void check_equal(calibrator const& a, calibrator const& b) {
   }
 }
 
-std::string complaint(bytes content) {
+std::string statistics_complaint(bytes content) {
   thrown const found = error_of([&] { read_statistics(safetensors_file(std::move(content), "x.kvs")); });
   CHECK(found.code == errc::bad_file);
   CHECK_THAT(found.text, Catch::StartsWith("x.kvs: "));
@@ -85,7 +85,7 @@ template <class F>
 std::string complaint_after(bytes const& whole, F&& change) {
   container_parts parts(whole);
   change(parts);
-  return complaint(parts.forged());
+  return statistics_complaint(parts.forged());
 }
 
 }  // namespace
@@ -161,19 +161,19 @@ TEST_CASE("a flipped bit or a cut anywhere in statistics is refused", "[calibrat
     bytes changed = whole;
     changed[at] ^= std::byte{1} << (at % 8);
     INFO("byte " << at);
-    complaint(changed);
-    complaint(bytes(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(at)));
+    statistics_complaint(changed);
+    statistics_complaint(bytes(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(at)));
   }
 }
 
 TEST_CASE("an artifact is no statistics, nor are these an artifact", "[calibrate]") {
   auto const artifact_bytes = to_bytes(fit<nuq3_spec>(small_calibration(), small_fit()));
-  CHECK_THAT(complaint(artifact_bytes), says("not a kvquant-statistics file but kvquant-artifact"));
+  CHECK_THAT(statistics_complaint(artifact_bytes), says("not a kvquant-statistics file but kvquant-artifact"));
   CHECK_THROWS_WITH(read_artifact_info(safetensors_file(tiny(), "x.kvs")),
                     says("not a kvquant-artifact file but kvquant-statistics"));
   container_parts parts(tiny());
   parts.metadata("version") = "0";
-  CHECK_THAT(complaint(parts.joined()), says("version 0, expected 1 or 2"));
+  CHECK_THAT(statistics_complaint(parts.joined()), says("version 0, expected 1 or 2"));
 }
 
 TEST_CASE("sums and counts that cannot be are refused, whatever the hash says", "[calibrate]") {

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Compiles every public header alone, twice in one translation unit, without a warning.
+"""Compiles public headers alone, twice in one translation unit, without a warning.
 
-Usage: check_headers.py INCLUDE COMPILER [ARGUMENT...]; exits with 77 (skipped) where the compiler is missing.
+Usage: check_headers.py INCLUDE COMPILER [HEADER...], every header of the folder INCLUDE by default; exits with 77
+(skipped) where the compiler is missing.
 """
 
 import concurrent.futures
@@ -16,20 +17,20 @@ FLAGS = ["-std=c++20", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshad
 SYSTEM_INCLUDES = ["-isystem", "/usr/include/eigen3"]
 
 
-def check(compiler: list[str], include: pathlib.Path, header: str) -> str:
+def check(compiler: str, include: pathlib.Path, header: str) -> str:
     """The compiler's complaints, empty where there are none."""
     unit = f'#include "{header}"\n#include "{header}"\n'
-    command = [*compiler, *FLAGS, *SYSTEM_INCLUDES, f"-I{include}", "-x", "c++", "-"]
+    command = [compiler, *FLAGS, *SYSTEM_INCLUDES, f"-I{include}", "-x", "c++", "-"]
     done = subprocess.run(command, input=unit, capture_output=True, text=True)
     return "" if done.returncode == 0 else f"{header} does not compile alone:\n{done.stderr}"
 
 
 def main() -> int:
-    include, compiler = pathlib.Path(sys.argv[1]), sys.argv[2:]
-    if shutil.which(compiler[0]) is None:
-        print(f"skipped: {compiler[0]} is not installed")
+    include, compiler, headers = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    if shutil.which(compiler) is None:
+        print(f"skipped: {compiler} is not installed")
         return SKIPPED
-    headers = sorted(str(header.relative_to(include)) for header in include.rglob("*.hpp"))
+    headers = headers or sorted(str(header.relative_to(include)) for header in include.rglob("*.hpp"))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as workers:
         faults = [fault for fault in workers.map(lambda header: check(compiler, include, header), headers) if fault]
     print("\n".join(faults) or f"{len(headers)} headers compile alone")

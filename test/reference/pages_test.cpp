@@ -17,17 +17,17 @@ using namespace kvquant;
 using namespace kvquant::test;
 using reference::matrix;
 
-using used_spec = spec<nuq<2>, nuq<3>>;
+using mixed_spec = spec<nuq<2>, nuq<3>>;
 
 constexpr std::size_t head_dim = 16;
 
 /// Two KV heads, two layers; fitted formats decode to other levels than they compare with.
-artifact<used_spec> tables_for(std::vector<float_matrix> const& keys, double outliers_k, double outliers_v) {
-  return hand_made_artifact<used_spec>({.shape = {.layers = 2, .q_heads = 2, .kv_heads = 2, .head_dim = head_dim},
-                                        .outliers_k = outliers_k,
-                                        .outliers_v = outliers_v,
-                                        .q_norm = true},
-                                       keys);
+artifact<mixed_spec> tables_for(std::vector<float_matrix> const& keys, double outliers_k, double outliers_v) {
+  return hand_made_artifact<mixed_spec>({.shape = {.layers = 2, .q_heads = 2, .kv_heads = 2, .head_dim = head_dim},
+                                         .outliers_k = outliers_k,
+                                         .outliers_v = outliers_v,
+                                         .q_norm = true},
+                                        keys);
 }
 
 std::vector<float_matrix> random_layers(std::size_t tokens, std::uint64_t seed) {
@@ -55,7 +55,7 @@ matrix row(std::vector<double> const& values) {
 
 TEST_CASE("a page decodes by channel for keys, by token for values, residuals added", "[reference]") {
   auto const it = tables_for(random_layers(100, 1), 0.01, 0.01);
-  canonical_page<used_spec> page(make_page_geometry(head_dim, 2, 3, 0, 0));
+  canonical_page<mixed_spec> page(make_page_geometry(head_dim, 2, 3, 0, 0));
   for (std::size_t i = 0; i < page.k_codes.size(); ++i) {
     page.k_codes[i] = static_cast<std::uint8_t>(i % 4);
     page.v_codes[i] = static_cast<std::uint8_t>(i % 7);
@@ -91,7 +91,7 @@ TEST_CASE("a layer reads as sinks, pages and tail in the order of its tokens", "
   auto const k = random_layers(200, 3), v = random_layers(200, 5);
   auto const it = tables_for(k, 0.02, 0.02);
   int const sinks = GENERATE(0, 3, 70), recent_pages = GENERATE(0, 1);
-  kv_cache<used_spec, row_major_layout<used_spec>> cache(
+  kv_cache<mixed_spec, row_major_layout<mixed_spec>> cache(
       it, {.max_tokens = 256, .sinks = sinks, .recent_pages = recent_pages});
   auto tokens = cache.open();
   for (int layer = 0; layer < 2; ++layer)
@@ -124,7 +124,7 @@ TEST_CASE("a layer reads as sinks, pages and tail in the order of its tokens", "
 TEST_CASE("a re-opened page is read up to its last token", "[reference]") {
   auto const k = random_layers(150, 7), v = random_layers(150, 9);
   auto const it = tables_for(k, 0.02, 0.02);
-  kv_cache<used_spec, row_major_layout<used_spec>> cache(it, {.max_tokens = 256});
+  kv_cache<mixed_spec, row_major_layout<mixed_spec>> cache(it, {.max_tokens = 256});
   auto tokens = cache.open();
   for (std::size_t layer = 0; layer < 2; ++layer)
     cache.append(tokens, static_cast<int>(layer), k[layer].view(), v[layer].view());
@@ -141,7 +141,7 @@ TEST_CASE("a re-opened page is read up to its last token", "[reference]") {
 
 TEST_CASE("an empty sequence reads as nothing", "[reference]") {
   auto const it = tables_for(random_layers(10, 11), 0, 0);
-  kv_cache<used_spec, row_major_layout<used_spec>> cache(it, {.max_tokens = 64});
+  kv_cache<mixed_spec, row_major_layout<mixed_spec>> cache(it, {.max_tokens = 64});
   auto const read = reference::read_layer(cache, it, cache.open(), 0);
   CHECK(read.k.rows() == 0);
   CHECK(read.v.cols() == 32);

@@ -19,7 +19,7 @@ namespace {
 using reference::to_matrix;
 using test::float_matrix;
 using test::random_normal;
-using real_matrix = Eigen::MatrixXd;
+using double_matrix = Eigen::MatrixXd;
 
 constexpr float unset = std::numeric_limits<float>::quiet_NaN();
 
@@ -52,11 +52,11 @@ Eigen::VectorXd probabilities(example const& it, Eigen::RowVectorXd const& query
   return p / p.sum();
 }
 
-real_matrix naive_attention(example const& it, exact_window const* window = nullptr) {
+double_matrix naive_attention(example const& it, exact_window const* window = nullptr) {
   auto const q = to_matrix(it.q), k = to_matrix(it.k), v = to_matrix(it.v), k_exact = to_matrix(it.k_exact),
              v_exact = to_matrix(it.v_exact);
   auto const d = static_cast<Eigen::Index>(it.shape.head_dim);
-  real_matrix out(q.rows(), q.cols());
+  double_matrix out(q.rows(), q.cols());
   for (Eigen::Index t = 0; t < q.rows(); ++t)
     for (std::size_t head = 0; head < it.shape.q_heads; ++head) {
       auto const at = static_cast<Eigen::Index>(head) * d;
@@ -77,7 +77,7 @@ real_matrix naive_attention(example const& it, exact_window const* window = null
   return out;
 }
 
-double distance(view2d<float const> found, real_matrix const& expected) {
+double distance(view2d<float const> found, double_matrix const& expected) {
   REQUIRE(to_matrix(found).allFinite());
   return (to_matrix(found) - expected).cwiseAbs().maxCoeff();
 }
@@ -167,16 +167,16 @@ TEST_CASE("a window reads the recent keys and values as they were") {
 }
 
 struct gradients {
-  real_matrix dq, dk, dv;
+  double_matrix dq, dk, dv;
 };
 
 /// dv = Pᵀ dO; with dP = dO Vᵀ and dS = P (dP − Σ P dP): dq = s dS K, dk = s dSᵀ Q.
-gradients naive_gradients(example const& it, real_matrix const& d_out) {
+gradients naive_gradients(example const& it, double_matrix const& d_out) {
   auto const q = to_matrix(it.q), k = to_matrix(it.k), v = to_matrix(it.v);
   auto const d = static_cast<Eigen::Index>(it.shape.head_dim);
   auto const scale = static_cast<double>(it.shape.softmax_scale);
-  gradients g{real_matrix::Zero(q.rows(), q.cols()), real_matrix::Zero(k.rows(), k.cols()),
-              real_matrix::Zero(v.rows(), v.cols())};
+  gradients g{double_matrix::Zero(q.rows(), q.cols()), double_matrix::Zero(k.rows(), k.cols()),
+              double_matrix::Zero(v.rows(), v.cols())};
   for (std::size_t head = 0; head < it.shape.q_heads; ++head) {
     auto const at = static_cast<Eigen::Index>(head) * d;
     auto const from = static_cast<Eigen::Index>(head / (it.shape.q_heads / it.shape.kv_heads)) * d;
