@@ -10,8 +10,7 @@
 
 namespace kvquant {
 
-// Over every format a backend takes the compiler a minute and half a gigabyte: each has a file
-// of its own.
+// Over every format a backend takes the compiler a minute and a gigabyte: each page layout has a file of its own.
 extern template std::unique_ptr<engine> make_engine<cpu::backend>(any_artifact const&, cache_options const&);
 extern template std::unique_ptr<engine> make_engine<cpu::float_backend>(any_artifact const&, cache_options const&);
 extern template std::unique_ptr<engine> make_engine<cpu::generic::backend>(any_artifact const&, cache_options const&);

@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """Installs into a temporary prefix, moves it, and builds and runs a small consumer against it.
 
-Usage: check_install.py {pkg-config|cmake|subproject|c-pkg-config|cuda-pkg-config|cuda-cmake} SOURCE BUILD COMPILER...
-Exits with 77 (skipped) where the tool that is being tested with is missing.
+Usage: check_install.py WAY SOURCE BUILD COMPILER..., a WAY of `WAYS` below; exits with 77 (skipped) where the tool that is being tested with is missing.
 """
 
 import functools
@@ -109,6 +108,8 @@ WAYS = {
     "cmake": with_cmake,
     "subproject": with_subproject,
     "c-pkg-config": c_with_pkg_config,
+    "cpu-pkg-config": functools.partial(with_pkg_config, package="kvquant-cpu", consumer="cpu_consumer"),
+    "cpu-cmake": functools.partial(with_cmake, consumer="cpu_consumer"),
     "cuda-pkg-config": functools.partial(with_pkg_config, package="kvquant-cuda", consumer="cuda_consumer"),
     "cuda-cmake": functools.partial(with_cmake, consumer="cuda_consumer"),
 }

@@ -1,0 +1,5 @@
+cmake_minimum_required(VERSION 3.20)
+project(consumer CXX)
+find_package(kvquant 0.1 REQUIRED)
+add_executable(consumer cpu_consumer.cpp)
+target_link_libraries(consumer PRIVATE kvquant::cpu)
