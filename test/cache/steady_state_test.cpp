@@ -4,6 +4,7 @@
 
 #include <catch2/catch.hpp>
 #include <cstddef>
+#include <memory>
 #include <vector>
 
 #include "backends/cpu/generic/attention.hpp"
@@ -56,8 +57,11 @@ struct query_rows {
 }  // namespace
 
 TEST_CASE("operator new is counted", "[cache]") {
-  CHECK(allocations_of([] { std::vector<int> const it(10); }) == 1);
-  CHECK(allocations_of([] { delete new counting_resource; }) == 1);
+  // What is seen from outside cannot be left out by the compiler.
+  std::vector<int> numbers;
+  std::unique_ptr<counting_resource> object;
+  CHECK(allocations_of([&] { numbers.resize(10); }) == 1);
+  CHECK(allocations_of([&] { object = std::make_unique<counting_resource>(); }) == 1);
 }
 
 TEST_CASE("giving scratch back allocates nothing", "[cache]") {

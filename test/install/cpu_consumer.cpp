@@ -21,8 +21,7 @@ int main() {
   statistics.observe_range(0, rows);
   statistics.freeze_ranges();
   statistics.observe(0, rows, rows);
-  auto const artifact =
-      kvquant::fit<spec>(statistics, {.shape = shape, .weights = kvquant::fit_weights::activation});
+  auto const artifact = kvquant::fit<spec>(statistics, {.shape = shape, .weights = kvquant::fit_weights::activation});
   kvquant::kv_cache<spec, backend::page_layout<spec>> cache(artifact, {.max_tokens = tokens});
   kvquant::sequence text = cache.open();
   cache.append(text, 0, rows, rows);

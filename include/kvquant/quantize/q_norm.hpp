@@ -27,8 +27,12 @@ struct moments {
   }
   /// 0 where nothing was added.
   double mean() const { return mass > 0 ? first / mass : 0; }
-  /// √(variance); 0 where nothing was added.
-  double deviation() const { return mass > 0 ? std::sqrt(std::max(0.0, second / mass - mean() * mean())) : 0; }
+  /// √(variance); 0 where nothing was added, and where what is left of the difference is its rounding.
+  double deviation() const {
+    if (!(mass > 0)) return 0;
+    double const square = second / mass, variance = square - mean() * mean();
+    return variance > 1e-12 * square ? std::sqrt(variance) : 0;
+  }
   /// Σ w (x − level)².
   double squared_error(double level) const { return std::max(0.0, second - 2 * level * first + level * level * mass); }
 };
