@@ -39,7 +39,10 @@ static void discard(struct projected it) {
 }
 
 int main(int argc, char** argv) {
-  if (argc != 3) return 2;
+  if (argc != 3) {
+    fprintf(stderr, "usage: %s ARTIFACT SEQUENCE\n", argv[0]);
+    return 2;
+  }
 
   /* [doc:open] */
   kvquant_artifact* artifact;
