@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Installs into a temporary prefix, moves it, and builds and runs a small consumer against it.
 
-Usage: check_install.py WAY SOURCE BUILD COMPILER..., a WAY of `WAYS` below; exits with 77 (skipped) where the tool that is being tested with is missing.
+Usage: check_install.py WAY SOURCE BUILD COMPILER..., a WAY of `WAYS` below; exits with 77 (skipped) where the tool that
+is being tested with is missing.
 """
 
 import functools
