@@ -180,14 +180,16 @@ class read_ahead {
   read_ahead() = default;
   /// `steps`: how often `step` will be called.
   read_ahead(std::byte const* page, std::size_t page_bytes, std::size_t steps)
-      : page_(page), lines_(page_bytes / line_bytes), lines_of_step_((lines_ + steps - 1) / steps) {}
+      : page_(page),
+        lines_(page_bytes / line_bytes),
+        lines_of_step_(std::max(fewest_lines_of_step, (lines_ + steps - 1) / steps)) {}
 
   /// The last one may go beyond the page by less than a step.
   void step(std::size_t index) const {
     std::size_t const first = index * lines_of_step_;
     if (first >= lines_) return;
     std::byte const* const at = page_ + first * line_bytes;
-    for (std::size_t i = 0; i < lines_of_step_; ++i) __builtin_prefetch(at + i * line_bytes, 0, 3);
+    for (std::size_t i = 0; i < lines_of_step_; ++i) __builtin_prefetch(at + i * line_bytes, 0, read_ahead_locality);
     // A function that does nothing but touch is taken for one without effect, and its calls for superfluous.
     asm volatile("");
   }
