@@ -97,6 +97,13 @@ class OnePass(CalibrateCase):
                      "--format", "nf", "--quiet")
         self.assertEqual(sorted(path.name for path in self.folder.glob("*.kvq")), ["model-nf2.kvq", "model-nf3.kvq"])
 
+    def test_a_format_may_name_its_width(self) -> None:
+        self.assertEqual(self.described(self.calibrate("a.kvq", "--format", "nuq2"))["info"]["spec"], "nuq2")
+        info = self.described(self.calibrate("b.kvq", "--format", "f16"))["info"]
+        self.assertEqual(info["spec"], "f16")
+        self.expect_error(1, ["--format nuq2", "expected nuq beside --bits"], "calibrate", self.model, "--text",
+                          self.text, "--format", "nuq2", "--bits", "3", "-o", "c.kvq")
+
     def test_bos_starts_every_window_within_its_length(self) -> None:
         model = self.write_model("bos.gguf", "--add-bos")
         self.text.write_text("x" * 63)

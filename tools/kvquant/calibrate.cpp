@@ -336,6 +336,17 @@ void add_fit_choices(CLI::App& command, calibrate_options& options) {
                    {{"int8", true}, {"float", false}});
 }
 
+/// "nuq3" says what "nuq" and --bits 3 do.
+void split_off_width(calibrate_options& options, bool bits_are_given) {
+  std::size_t const family = options.format.find_last_not_of("0123456789") + 1;
+  std::string const width = options.format.substr(family);
+  if (family == 0 || width.empty() || width.size() > 2) return;
+  require(!bits_are_given, errc::bad_value, "--format ", options.format, ": expected ",
+          options.format.substr(0, family), " beside --bits");
+  options.bits = {std::stod(width)};
+  options.format.resize(family);
+}
+
 }  // namespace
 
 void add_calibrate(CLI::App& app) {
@@ -354,7 +365,9 @@ void add_calibrate(CLI::App& app) {
       ->delimiter(',')
       ->allow_extra_args(false)
       ->capture_default_str();
-  command->add_option("--format", options->format, "datatype family: nuq, nf, int, adaptive, or f of 16 bits")
+  command
+      ->add_option("--format", options->format,
+                   "datatype family: nuq, nf, int, adaptive, or f of 16 bits; nuq3 is nuq at --bits 3")
       ->capture_default_str();
   command
       ->add_option("--outliers", options->given_outliers,
@@ -385,7 +398,10 @@ void add_calibrate(CLI::App& app) {
        {"--text", "--data-free", "--samples", "--context", "--sinks", "--keys", "--seed", "--ranges"})
     from_statistics->excludes(command->get_option(settled));
   add_common(*command, options->common);
-  command->callback([options] { calibrate(*options); });
+  command->callback([options, command] {
+    split_off_width(*options, command->count("--bits") > 0);
+    calibrate(*options);
+  });
 }
 
 }  // namespace kvquant::tool
