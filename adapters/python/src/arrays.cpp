@@ -59,14 +59,14 @@ std::string strides_of(Array const& array) {
 /// Any array that a framework shows through DLPack or the buffer protocol.
 template <class Array>
 Array borrow_array(nb::handle given, char const* name) {
+  auto const type = [&] { return std::string(nb::type_name(given.type()).c_str()); };
+  // Nothing here is differentiable: some versions of torch let such a tensor out, others do not.
+  bool const tracked = nb::hasattr(given, "requires_grad") && nb::cast<bool>(nb::bool_(given.attr("requires_grad")));
+  if (tracked) wrong_value(text(name, ": a ", type(), " that requires a gradient, expected it after .detach()"));
   Array array;
-  if (!nb::try_cast(given, array)) {
-    std::string const type = nb::type_name(given.type()).c_str();
-    bool const tracked = nb::hasattr(given, "requires_grad") && nb::cast<bool>(nb::bool_(given.attr("requires_grad")));
-    if (tracked) wrong_value(text(name, ": a ", type, " that requires a gradient, expected it after .detach()"));
-    wrong_type(text(name, ": a ", type, ", expected an array that can be ", Array::ReadOnly ? "read" : "written",
+  if (!nb::try_cast(given, array))
+    wrong_type(text(name, ": a ", type(), ", expected an array that can be ", Array::ReadOnly ? "read" : "written",
                     " through DLPack or the buffer protocol, of NumPy or torch, say"));
-  }
   if (array.device_type() != nb::device::cpu::value)
     wrong_value(text(name, ": an array on DLPack's device type ", array.device_type(), ", expected one on the CPU"));
   return array;
