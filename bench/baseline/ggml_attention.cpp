@@ -25,6 +25,7 @@
 #include "measure/artifact.hpp"
 #include "measure/attention.hpp"
 #include "measure/job.hpp"
+#include "measure/machine.hpp"
 #include "measure/roof.hpp"
 
 namespace {

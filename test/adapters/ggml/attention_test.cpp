@@ -17,6 +17,7 @@
 
 #include "engines/engines.hpp"
 #include "kvquant/calibrate/artifact_io.hpp"
+#include "kvquant/calibrate/passthrough_artifact.hpp"
 #include "test/support/containers.hpp"
 #include "test/support/hand_made_artifact.hpp"
 #include "test/support/random_matrix.hpp"
