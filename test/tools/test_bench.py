@@ -149,5 +149,39 @@ class Seal(ToolCase):
         self.assertGreater(two["error"], 2 * four["error"])
 
 
+class Million(ToolCase):
+    def command(self, artifact: str, *options: str) -> tuple:
+        return ("bench", "million", self.model, "--artifact", self.folder / artifact, "--text", self.text, "--tokens",
+                "1K", "--windows", "2", "--context", "64", "--steps", "2", *options)
+
+    def test_a_long_sequence_is_the_references(self) -> None:
+        self.calibrate("a.kvq")
+        found = self.succeed_json(*self.command("a.kvq"))
+        self.assertEqual(found["tokens"], 1024)
+        self.assertTrue(0 < found["error"] < 2e-2, found)
+        self.assertTrue(0 < found["cache_bytes"] < found["f16_bytes"], found)
+        self.assertAlmostEqual(found["bits"] / 16, found["cache_bytes"] / found["f16_bytes"])
+        self.assertAlmostEqual(found["gbps"] * 1e9 * found["attend_seconds"] / found["cache_bytes"], 1)
+        self.assertGreater(found["step_seconds"], 0)
+        lines = self.succeed(*self.command("a.kvq")).splitlines()
+        self.assertEqual(lines[0].split(), ["tokens", "1024"])
+
+    def test_exact_pages_are_exact(self) -> None:
+        self.calibrate("f.kvq", "--format", "f16")
+        found = self.succeed_json(*self.command("f.kvq"))
+        self.assertLess(found["error"], 1e-4)
+
+    def test_what_it_refuses(self) -> None:
+        self.calibrate("a.kvq")
+        whole = ("bench", "million", self.model, "--artifact", self.folder / "a.kvq", "--text", self.text)
+        self.expect_error(2, ["--tokens", "multiple of 64"], *whole, "--tokens", "1000")
+        self.expect_error(2, ["--tokens"], *whole, "--tokens", "64,128")
+        self.expect_error(2, ["--artifact"], "bench", "million", self.model, "--text", self.text)
+        self.expect_error(1, ["text.txt", "window of 1000000"], *whole, "--context", "1000000")
+        other = self.write_model("other.gguf", "--seed", "2")
+        self.expect_error(1, ["a.kvq", "made for"], "bench", "million", other, "--artifact", self.folder / "a.kvq", "--text",
+                          self.text)
+
+
 if __name__ == "__main__":
     main()

@@ -14,6 +14,7 @@
 #include "measure/attention_target.hpp"
 #include "measure/choices.hpp"
 #include "measure/sealing.hpp"
+#include "tools/kvquant/bench_million.hpp"
 #include "tools/kvquant/common.hpp"
 
 namespace kvquant::tool {
@@ -282,6 +283,7 @@ void add_bench(CLI::App& app) {
   command->require_subcommand(1);
   add_attend(*command);
   add_seal(*command);
+  add_million(*command);
 }
 
 }  // namespace kvquant::tool
