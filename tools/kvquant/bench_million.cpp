@@ -74,7 +74,7 @@ class recorder final : public runtime::kv_hook {
 void fill(engine_sequence& sequence, recorder const& recorded, std::size_t tokens, executor_ref executor, bool quiet) {
   std::size_t const rows = recorded.k.front().all().rows;
   constexpr std::size_t step = 2048;
-  progress bar("filling", tokens / step, quiet);
+  progress bar("filling", tokens, quiet);
   for (std::size_t done = 0, at = 0; done < tokens;) {
     std::size_t const count = std::min({step, rows - at, tokens - done});
     for (std::size_t layer = 0; layer < recorded.k.size(); ++layer)
@@ -82,38 +82,43 @@ void fill(engine_sequence& sequence, recorder const& recorded, std::size_t token
                       executor);
     done += count;
     at = at + count < rows ? at + count : 1;
-    bar.advance();
+    bar.advance(count);
   }
 }
 
-/// Attention of one query over one KV head, a part of the tokens after the other, in doubles.
+/// Attention of one query of each head, a part of the tokens after the other, in doubles.
 class streamed_attention {
  public:
-  explicit streamed_attention(Eigen::Index channels) : sum_(Eigen::RowVectorXd::Zero(channels)) {}
+  streamed_attention(Eigen::Index q_heads, Eigen::Index head_dim)
+      : head_dim_(head_dim),
+        sum_(Eigen::RowVectorXd::Zero(q_heads * head_dim)),
+        weight_(Eigen::RowVectorXd::Zero(q_heads)),
+        largest_(Eigen::RowVectorXd::Constant(q_heads, -std::numeric_limits<double>::infinity())) {}
 
-  void add(reference::attention_result const& part, model_shape const& shape) {
-    Eigen::Index const d = shape.head_dim;
-    if (largest_.size() == 0) {
-      largest_ = Eigen::RowVectorXd::Constant(shape.q_heads, -std::numeric_limits<double>::infinity());
-      weight_ = Eigen::RowVectorXd::Zero(shape.q_heads);
-    }
-    for (Eigen::Index head = 0; head < shape.q_heads; ++head) {
+  void add(reference::attention_result const& part) {
+    for (Eigen::Index head = 0; head < weight_.size(); ++head) {
       double const m = std::max(largest_[head], part.score_max(0, head));
       double const before = std::exp(largest_[head] - m), now = std::exp(part.score_max(0, head) - m);
-      auto sum = sum_.segment(head * d, d);
-      sum = before * sum + now * part.score_sum(0, head) * part.out.row(0).segment(head * d, d);
+      auto sum = of_head(sum_, head);
+      sum = before * sum + now * part.score_sum(0, head) * part.out.row(0).segment(head * head_dim_, head_dim_);
       weight_[head] = before * weight_[head] + now * part.score_sum(0, head);
       largest_[head] = m;
     }
   }
-  Eigen::RowVectorXd result(int head_dim) const {
+  /// [q_heads · head_dim]
+  Eigen::RowVectorXd result() const {
     Eigen::RowVectorXd out = sum_;
-    for (Eigen::Index head = 0; head < weight_.size(); ++head) out.segment(head * head_dim, head_dim) /= weight_[head];
+    for (Eigen::Index head = 0; head < weight_.size(); ++head) of_head(out, head) /= weight_[head];
     return out;
   }
 
  private:
-  Eigen::RowVectorXd sum_, largest_, weight_;
+  Eigen::VectorBlock<Eigen::RowVectorXd> of_head(Eigen::RowVectorXd& x, Eigen::Index head) const {
+    return x.segment(head * head_dim_, head_dim_);
+  }
+
+  Eigen::Index head_dim_;
+  Eigen::RowVectorXd sum_, weight_, largest_;
 };
 
 /// ‖got − expected‖ / ‖expected‖ of the query heads of one KV head of a layer, `out`: [q_heads · head_dim].
@@ -127,7 +132,7 @@ double error_of_head(engine_sequence const& sequence, model_shape const& shape, 
              channels = static_cast<std::size_t>(shape.kv_channels()), tokens = sequence.tokens();
   constexpr std::size_t part = std::size_t{1} << 15;
   std::vector<float> k(part * channels), v(k);
-  streamed_attention expected(static_cast<Eigen::Index>(width));
+  streamed_attention expected(one.q_heads, one.head_dim);
   auto const last = static_cast<std::int64_t>(tokens - 1);
   for (std::size_t first = 0; first < tokens; first += part) {
     std::size_t const count = std::min(part, tokens - first);
@@ -138,10 +143,9 @@ double error_of_head(engine_sequence const& sequence, model_shape const& shape, 
     expected.add(reference::attention(reference::to_matrix(q.middle_cols(first_q, width)),
                                       reference::to_matrix(view2d<float const>(keys).middle_cols(first_k, d)),
                                       reference::to_matrix(view2d<float const>(values).middle_cols(first_k, d)), one,
-                                      1 / std::sqrt(static_cast<double>(d)), std::span(&last, 1), positions),
-                 one);
+                                      1 / std::sqrt(static_cast<double>(d)), std::span(&last, 1), positions));
   }
-  Eigen::RowVectorXd const exact = expected.result(shape.head_dim);
+  Eigen::RowVectorXd const exact = expected.result();
   auto const got = Eigen::Map<Eigen::RowVectorXf const>(out.data() + first_q, static_cast<Eigen::Index>(width));
   return (got.cast<double>() - exact).norm() / exact.norm();
 }
