@@ -37,6 +37,16 @@ static void multiply(float const* w, float const* x, int rows, int inputs, int o
     }
 }
 
+/* Rows of length 1 on average of their squares, as models keep them. */
+static void normalize(float const* x, int rows, float* out) {
+  for (int r = 0; r < rows; ++r) {
+    float sum = 0;
+    for (int i = 0; i < HIDDEN; ++i) sum += x[r * HIDDEN + i] * x[r * HIDDEN + i];
+    float const scale = 1 / sqrtf(sum / HIDDEN + 1e-6f);
+    for (int i = 0; i < HIDDEN; ++i) out[r * HIDDEN + i] = scale * x[r * HIDDEN + i];
+  }
+}
+
 struct model {
   kvquant_model_shape shape;
   int kv, q;    /* channels */
@@ -51,16 +61,17 @@ typedef void attend_function(void* cache, int layer, int tokens, float* k, float
 static void forward(struct model const* m, float* x, int tokens, attend_function* attend, void* cache) {
   size_t const kv = (size_t)(tokens * m->kv), q = (size_t)(tokens * m->q);
   float *keys = floats(kv), *values = floats(kv), *queries = floats(q), *out = floats(q);
-  float* added = floats((size_t)tokens * HIDDEN);
+  float *normal = floats((size_t)tokens * HIDDEN), *added = floats((size_t)tokens * HIDDEN);
   for (int layer = 0; layer < m->shape.layers; ++layer) {
-    multiply(m->w[0][layer], x, tokens, HIDDEN, m->kv, keys);
-    multiply(m->w[1][layer], x, tokens, HIDDEN, m->kv, values);
-    multiply(m->w[2][layer], x, tokens, HIDDEN, m->q, queries);
+    normalize(x, tokens, normal);
+    multiply(m->w[0][layer], normal, tokens, HIDDEN, m->kv, keys);
+    multiply(m->w[1][layer], normal, tokens, HIDDEN, m->kv, values);
+    multiply(m->w[2][layer], normal, tokens, HIDDEN, m->q, queries);
     attend(cache, layer, tokens, keys, values, queries, out);
     multiply(m->w[3][layer], out, tokens, m->q, HIDDEN, added);
     for (int i = 0; i < tokens * HIDDEN; ++i) x[i] += added[i];
   }
-  free(keys), free(values), free(queries), free(out), free(added);
+  free(keys), free(values), free(queries), free(out), free(normal), free(added);
 }
 /* [/doc] */
 
