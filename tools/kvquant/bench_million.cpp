@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <Eigen/Core>
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -89,36 +88,36 @@ void fill(engine_sequence& sequence, recorder const& recorded, std::size_t token
 /// Attention of one query of each head, a part of the tokens after the other, in doubles.
 class streamed_attention {
  public:
-  streamed_attention(Eigen::Index q_heads, Eigen::Index head_dim)
-      : head_dim_(head_dim),
-        sum_(Eigen::RowVectorXd::Zero(q_heads * head_dim)),
-        weight_(Eigen::RowVectorXd::Zero(q_heads)),
-        largest_(Eigen::RowVectorXd::Constant(q_heads, -std::numeric_limits<double>::infinity())) {}
+  streamed_attention(int q_heads, int head_dim)
+      : heads_(static_cast<std::size_t>(q_heads), head{std::vector<double>(static_cast<std::size_t>(head_dim))}) {}
 
   void add(reference::attention_result const& part) {
-    for (Eigen::Index head = 0; head < weight_.size(); ++head) {
-      double const m = std::max(largest_[head], part.score_max(0, head));
-      double const before = std::exp(largest_[head] - m), now = std::exp(part.score_max(0, head) - m);
-      auto sum = of_head(sum_, head);
-      sum = before * sum + now * part.score_sum(0, head) * part.out.row(0).segment(head * head_dim_, head_dim_);
-      weight_[head] = before * weight_[head] + now * part.score_sum(0, head);
-      largest_[head] = m;
+    for (std::size_t i = 0; i < heads_.size(); ++i) {
+      head& it = heads_[i];
+      double const part_largest = of(part.score_max, i), m = std::max(it.largest, part_largest);
+      double const before = std::exp(it.largest - m), now = std::exp(part_largest - m) * of(part.score_sum, i);
+      for (std::size_t c = 0; c < it.sum.size(); ++c)
+        it.sum[c] = before * it.sum[c] + now * of(part.out, i * it.sum.size() + c);
+      it.weight = before * it.weight + now;
+      it.largest = m;
     }
   }
   /// [q_heads · head_dim]
-  Eigen::RowVectorXd result() const {
-    Eigen::RowVectorXd out = sum_;
-    for (Eigen::Index head = 0; head < weight_.size(); ++head) of_head(out, head) /= weight_[head];
+  std::vector<double> result() const {
+    std::vector<double> out;
+    for (head const& it : heads_)
+      for (double const sum : it.sum) out.push_back(sum / it.weight);
     return out;
   }
 
  private:
-  Eigen::VectorBlock<Eigen::RowVectorXd> of_head(Eigen::RowVectorXd& x, Eigen::Index head) const {
-    return x.segment(head * head_dim_, head_dim_);
-  }
+  struct head {
+    std::vector<double> sum;  ///< [head_dim]
+    double weight = 0, largest = -std::numeric_limits<double>::infinity();
+  };
+  static double of(reference::matrix const& row, std::size_t i) { return row.data()[i]; }
 
-  Eigen::Index head_dim_;
-  Eigen::RowVectorXd sum_, weight_, largest_;
+  std::vector<head> heads_;
 };
 
 /// ‖got − expected‖ / ‖expected‖ of the query heads of one KV head of a layer, `out`: [q_heads · head_dim].
@@ -145,9 +144,13 @@ double error_of_head(engine_sequence const& sequence, model_shape const& shape, 
                                       reference::to_matrix(view2d<float const>(values).middle_cols(first_k, d)), one,
                                       1 / std::sqrt(static_cast<double>(d)), std::span(&last, 1), positions));
   }
-  Eigen::RowVectorXd const exact = expected.result();
-  auto const got = Eigen::Map<Eigen::RowVectorXf const>(out.data() + first_q, static_cast<Eigen::Index>(width));
-  return (got.cast<double>() - exact).norm() / exact.norm();
+  std::vector<double> const exact = expected.result();
+  double error = 0, norm = 0;
+  for (std::size_t i = 0; i < width; ++i) {
+    error += std::pow(out[first_q + i] - exact[i], 2);
+    norm += std::pow(exact[i], 2);
+  }
+  return std::sqrt(error / norm);
 }
 
 /// One call of attention for each layer, with the last token's queries.
