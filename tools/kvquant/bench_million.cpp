@@ -1,19 +1,18 @@
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <limits>
 #include <memory>
 #include <numeric>
 #include <span>
 #include <string>
-#include <utility>
 #include <vector>
 
+#include "kvquant/attend/softmax_state.hpp"
 #include "kvquant/reference/attention.hpp"
 #include "measure/choices.hpp"
+#include "measure/machine.hpp"
 #include "measure/roof.hpp"
 #include "runtime/cache_engine.hpp"
 #include "tools/kvquant/bench_million.hpp"
@@ -85,40 +84,17 @@ void fill(engine_sequence& sequence, recorder const& recorded, std::size_t token
   }
 }
 
-/// Attention of one query of each head, a part of the tokens after the other, in doubles.
-class streamed_attention {
- public:
-  streamed_attention(int q_heads, int head_dim)
-      : heads_(static_cast<std::size_t>(q_heads), head{std::vector<double>(static_cast<std::size_t>(head_dim))}) {}
-
-  void add(reference::attention_result const& part) {
-    for (std::size_t i = 0; i < heads_.size(); ++i) {
-      head& it = heads_[i];
-      double const part_largest = of(part.score_max, i), m = std::max(it.largest, part_largest);
-      double const before = std::exp(it.largest - m), now = std::exp(part_largest - m) * of(part.score_sum, i);
-      for (std::size_t c = 0; c < it.sum.size(); ++c)
-        it.sum[c] = before * it.sum[c] + now * of(part.out, i * it.sum.size() + c);
-      it.weight = before * it.weight + now;
-      it.largest = m;
-    }
+/// Puts attention of one query over a part of the tokens behind that over those before. `sums`: [q_heads · head_dim],
+/// not divided by l.
+void merge_part(reference::attention_result const& part, std::span<softmax_state> states, std::span<float> sums) {
+  std::size_t const d = sums.size() / states.size();
+  for (std::size_t head = 0; head < states.size(); ++head) {
+    double const m = part.score_max.data()[head], l = part.score_sum.data()[head];
+    std::vector<float> sum(d);
+    for (std::size_t c = 0; c < d; ++c) sum[c] = static_cast<float>(part.out.data()[head * d + c] * l);
+    merge_into(states[head], sums.subspan(head * d, d), {static_cast<float>(m), static_cast<float>(l)}, sum);
   }
-  /// [q_heads · head_dim]
-  std::vector<double> result() const {
-    std::vector<double> out;
-    for (head const& it : heads_)
-      for (double const sum : it.sum) out.push_back(sum / it.weight);
-    return out;
-  }
-
- private:
-  struct head {
-    std::vector<double> sum;  ///< [head_dim]
-    double weight = 0, largest = -std::numeric_limits<double>::infinity();
-  };
-  static double of(reference::matrix const& row, std::size_t i) { return row.data()[i]; }
-
-  std::vector<head> heads_;
-};
+}
 
 /// ‖got − expected‖ / ‖expected‖ of the query heads of one KV head of a layer, `out`: [q_heads · head_dim].
 double error_of_head(engine_sequence const& sequence, model_shape const& shape, int layer, int kv_head,
@@ -131,7 +107,8 @@ double error_of_head(engine_sequence const& sequence, model_shape const& shape, 
              channels = static_cast<std::size_t>(shape.kv_channels()), tokens = sequence.tokens();
   constexpr std::size_t part = std::size_t{1} << 15;
   std::vector<float> k(part * channels), v(k);
-  streamed_attention expected(one.q_heads, one.head_dim);
+  std::vector<softmax_state> states(static_cast<std::size_t>(one.q_heads));
+  std::vector<float> expected(width);
   auto const last = static_cast<std::int64_t>(tokens - 1);
   for (std::size_t first = 0; first < tokens; first += part) {
     std::size_t const count = std::min(part, tokens - first);
@@ -139,18 +116,15 @@ double error_of_head(engine_sequence const& sequence, model_shape const& shape, 
     sequence.read(layer, first, keys, values);
     std::vector<std::int64_t> positions(count);
     std::iota(positions.begin(), positions.end(), static_cast<std::int64_t>(first));
-    expected.add(reference::attention(reference::to_matrix(q.middle_cols(first_q, width)),
-                                      reference::to_matrix(view2d<float const>(keys).middle_cols(first_k, d)),
-                                      reference::to_matrix(view2d<float const>(values).middle_cols(first_k, d)), one,
-                                      1 / std::sqrt(static_cast<double>(d)), std::span(&last, 1), positions));
+    auto const found = reference::attention(reference::to_matrix(q.middle_cols(first_q, width)),
+                                            reference::to_matrix(view2d<float const>(keys).middle_cols(first_k, d)),
+                                            reference::to_matrix(view2d<float const>(values).middle_cols(first_k, d)),
+                                            one, 1 / std::sqrt(static_cast<double>(d)), std::span(&last, 1), positions);
+    merge_part(found, states, expected);
   }
-  std::vector<double> const exact = expected.result();
-  double error = 0, norm = 0;
-  for (std::size_t i = 0; i < width; ++i) {
-    error += std::pow(out[first_q + i] - exact[i], 2);
-    norm += std::pow(exact[i], 2);
-  }
-  return std::sqrt(error / norm);
+  for (std::size_t i = 0; i < width; ++i) expected[i] /= states[i / d].l;
+  reference::matrix const exact = reference::to_matrix({expected.data(), 1, width});
+  return (reference::to_matrix({out.data() + first_q, 1, width}) - exact).norm() / exact.norm();
 }
 
 /// One call of attention for each layer, with the last token's queries.
@@ -178,10 +152,9 @@ double worst_error(engine_sequence const& sequence, model_shape const& shape, re
 }
 
 void require_memory(byte_report const& bytes, std::string const& artifact) {
-  auto const machine = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE));
-  require(static_cast<double>(bytes.total()) < 0.95 * machine, errc::bad_value, artifact, ": a cache of ",
-          bytes.total(), " bytes, expected one that fits the machine's ", static_cast<std::size_t>(machine),
-          " (--tokens)");
+  std::size_t const machine = measure::total_memory_bytes();
+  require(static_cast<double>(bytes.total()) < 0.95 * static_cast<double>(machine), errc::bad_value, artifact,
+          ": a cache of ", bytes.total(), " bytes, expected one that fits the machine's ", machine, " (--tokens)");
 }
 
 struct million_report {
@@ -256,13 +229,14 @@ million_report measure_million(million_options const& options) {
   }
   std::size_t const elements =
       2 * tokens * static_cast<std::size_t>(shape.layers) * static_cast<std::size_t>(shape.kv_channels());
-  byte_report const bytes = sequence->bytes();
+  byte_report bytes = sequence->bytes();
+  bytes.slack = 0;
   report.attend_seconds = measure::median(attend);
   report.step_seconds = measure::median(step);
   report.ns_per_token_layer = report.attend_seconds * 1e9 / static_cast<double>(tokens) / shape.layers;
-  report.cache_bytes = bytes.total() - bytes.slack;
+  report.cache_bytes = bytes.total();
   report.f16_bytes = 2 * elements;
-  report.bits = 8 * static_cast<double>(report.cache_bytes) / static_cast<double>(elements);
+  report.bits = bytes.bits_per_element(elements);
   report.bandwidth = measure::read_bandwidth(opened.pool);
   return report;
 }
