@@ -101,6 +101,11 @@ class OnePass(CalibrateCase):
         self.assertEqual(self.described(self.calibrate("a.kvq", "--format", "nuq2"))["info"]["spec"], "nuq2")
         info = self.described(self.calibrate("b.kvq", "--format", "f16"))["info"]
         self.assertEqual(info["spec"], "f16")
+        self.calibrate("d.kvq", "--format", "adaptive2.5", "--outliers", "0")
+        self.calibrate("e.kvq", "--format", "adaptive", "--bits", "2.5", "--outliers", "0")
+        self.assertEqual((self.folder / "d.kvq").read_bytes(), (self.folder / "e.kvq").read_bytes())
+        self.expect_error(1, ["--format nuq2-1%", "--outliers"], "calibrate", self.model, "--text", self.text,
+                          "--format", "nuq2-1%", "-o", "c.kvq")
         self.expect_error(1, ["--format nuq2", "expected nuq beside --bits"], "calibrate", self.model, "--text",
                           self.text, "--format", "nuq2", "--bits", "3", "-o", "c.kvq")
 

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "engines/artifact.hpp"
+#include "engines/side_format.hpp"
 #include "kvquant/calibrate/statistics_io.hpp"
 #include "runtime/scoring.hpp"
 #include "runtime/simulation/artifact_simulator.hpp"
@@ -336,15 +337,16 @@ void add_fit_choices(CLI::App& command, calibrate_options& options) {
                    {{"int8", true}, {"float", false}});
 }
 
-/// "nuq3" says what "nuq" and --bits 3 do.
+/// "nuq3" says what "nuq" and --bits 3 do, "adaptive2.5" likewise.
 void split_off_width(calibrate_options& options, bool bits_are_given) {
-  std::size_t const family = options.format.find_last_not_of("0123456789") + 1;
-  std::string const width = options.format.substr(family);
-  if (family == 0 || width.empty() || width.size() > 2) return;
-  require(!bits_are_given, errc::bad_value, "--format ", options.format, ": expected ",
-          options.format.substr(0, family), " beside --bits");
-  options.bits = {std::stod(width)};
-  options.format.resize(family);
+  if (options.format.find_first_of("0123456789") == std::string::npos) return;
+  side_format const named = parse_side_format(options.format);
+  require(!bits_are_given, errc::bad_value, "--format ", options.format, ": expected ", named.id.name,
+          " beside --bits");
+  require(options.format.find('-') == std::string::npos, errc::bad_value, "--format ", options.format,
+          ": expected outliers by --outliers");
+  options.bits = {named.by_channel() ? named.bits : named.id.bits};
+  options.format = named.id.name;
 }
 
 }  // namespace
