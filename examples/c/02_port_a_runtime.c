@@ -75,7 +75,7 @@ static void forward(struct model const* m, float* x, int tokens, attend_function
 }
 /* [/doc] */
 
-/* What the runtime had: keys after RoPE and values of each layer, [MOST, channels]. */
+/* What the runtime had: keys after RoPE, of all channels and unscaled, and values of each layer, [MOST, channels]. */
 struct plain_cache {
   struct model const* model;
   float **k, **v;

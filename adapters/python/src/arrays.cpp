@@ -61,8 +61,8 @@ template <class Array>
 Array borrow_array(nb::handle given, char const* name) {
   auto const type = [&] { return std::string(nb::type_name(given.type()).c_str()); };
   // Nothing here is differentiable: some versions of torch let such a tensor out, others do not.
-  bool const tracked = nb::hasattr(given, "requires_grad") && nb::cast<bool>(nb::bool_(given.attr("requires_grad")));
-  if (tracked) wrong_value(text(name, ": a ", type(), " that requires a gradient, expected it after .detach()"));
+  if (nb::cast<bool>(nb::bool_(nb::getattr(given, "requires_grad", nb::none()))))
+    wrong_value(text(name, ": a ", type(), " that requires a gradient, expected it after .detach()"));
   Array array;
   if (!nb::try_cast(given, array))
     wrong_type(text(name, ": a ", type(), ", expected an array that can be ", Array::ReadOnly ? "read" : "written",
